@@ -1,0 +1,50 @@
+# make demo [PROMPT="..."] [ARGS="..."]   watch the bundled checkpoint write, then see what it saved
+# make test [ARGS="..."]                  lint, then every test
+# make lint                               ruff: rules and format
+# make clean                              remove the virtual environment and everything built
+#
+# Each target makes .venv with $(PYTHON) and installs what it needs, once; after that nothing needs the network.
+
+PYTHON ?= python3
+VENV := .venv
+WORKERS ?= 2
+ARGS ?=
+
+# The text is taken as it stands, dollar signs included, and reaches the script through the environment, so that
+# neither make nor the shell interprets it. A PROMPT that the caller's shell happens to export is not ours.
+ifeq ($(origin PROMPT),command line)
+override export PROMPT := $(value PROMPT)
+PROMPT_OPTION := $(if $(value PROMPT),--prompt="$$PROMPT")
+endif
+
+.PHONY: demo test lint clean
+.NOTPARALLEL:
+
+demo: export HF_HUB_OFFLINE := 1
+demo: $(VENV)/.installed-bench
+	$(VENV)/bin/python examples/demo.py $(PROMPT_OPTION) $(ARGS)
+
+# Each worker runs torch on one thread: several threads per worker only compete for the cores.
+test: export HF_HUB_OFFLINE := 1
+test: export OMP_NUM_THREADS := 1
+test: $(VENV)/.installed-test lint
+	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra of setup.cfg, written only when pip succeeded.
+$(VENV)/.installed-%: $(VENV)/.created setup.cfg pyproject.toml constraints.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@
+
+# --clear: what an interrupted run left behind is made anew.
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FBLT needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@

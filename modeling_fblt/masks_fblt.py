@@ -1,0 +1,68 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Every attention mask of the model, by name, from positions.
+
+A mask is True where a query may attend. All rules are elementwise in broadcastable position tensors, so one
+rule serves a dense square, tiles of a long row, a cached chunk and a compiled kernel alike.
+"""
+
+import torch
+
+
+def causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor) -> torch.Tensor:
+    """A query sees itself and what came before it in its document (global transformer; positions are patches)."""
+    return (key <= query) & (key >= document_start)
+
+
+def windowed_causal(
+    query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor, window: int
+) -> torch.Tensor:
+    """As [`causal`], within the `window` positions that end at the query: keys in `(query - window, query]`."""
+    return causal(query, key, document_start) & (key > query - window)
+
+
+def block_to_clean(
+    query: torch.Tensor, key: torch.Tensor, anchor: torch.Tensor, document_start: torch.Tensor, window: int
+) -> torch.Tensor:
+    """A block position sees clean bytes of its window and document that lie before the block's start `anchor`."""
+    return windowed_causal(query, key, document_start, window) & (key < anchor)
+
+
+def block_to_block(query_block: torch.Tensor, key_block: torch.Tensor, key_present: torch.Tensor) -> torch.Tensor:
+    """A block position sees all present positions of its own block, in both directions, and of no other block."""
+    return (query_block == key_block) & key_present
+
+
+def training_square(
+    length: int,
+    anchors: torch.Tensor,
+    present: torch.Tensor,
+    document_start: torch.Tensor,
+    window: int,
+) -> torch.Tensor:
+    """The decoder's whole training mask as one dense square, for reading and for tests only.
+
+    Args:
+        length: clean bytes `N`.
+        anchors: `[batch, blocks]`, clean position of each block's first byte.
+        present: `[batch, blocks, block_size]`, False past the document's end.
+        document_start: `[batch, N]`.
+
+    Returns:
+        `[batch, N + blocks * block_size, N + blocks * block_size]` booleans, clean bytes first.
+    """
+    batch, blocks, block_size = present.shape
+    device = anchors.device
+    clean = torch.arange(length, device=device)
+    offsets = torch.arange(block_size, device=device)
+    block_position = (anchors[:, :, None] + offsets).flatten(1)  # [batch, blocks * block_size]
+    block_index = torch.arange(blocks, device=device).repeat_interleave(block_size)
+    block_anchor = anchors.repeat_interleave(block_size, dim=1)
+    block_document = document_start.gather(1, block_anchor)
+
+    mask = torch.zeros(batch, length + blocks * block_size, length + blocks * block_size, dtype=torch.bool, device=device)
+    mask[:, :length, :length] = windowed_causal(clean[:, None], clean, document_start[:, :, None], window)
+    mask[:, length:, :length] = block_to_clean(
+        block_position[:, :, None], clean, block_anchor[:, :, None], block_document[:, :, None], window
+    )
+    mask[:, length:, length:] = block_to_block(block_index[:, None], block_index, present.flatten(1)[:, None, :])
+    return mask

@@ -1,0 +1,464 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""The networks assembled: bytes -> patch starts -> encoder -> latents -> global -> decoder -> bytes.
+
+Rows are kept right-padded inside: padding, on whichever side it came, is taken out on entry and put back on
+exit, so no network ever sees it. Every network is called on a chunk of new bytes; without a cache the chunk is the
+whole row, so that incremental and full passes run the same code.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.modeling_outputs import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .attention_fblt import BlockTrainingContext, CachedContext, SquareContext
+from .cache_fblt import FBLTCache
+from .configuration_fblt import FBLTConfig
+from .diffusion_fblt import IGNORED, Blocks, block_loss, build_blocks, next_byte_loss
+from .generation_fblt import FBLTGenerationMixin
+from .layers_fblt import linear
+from .masks_fblt import causal
+from .networks_fblt import (
+    DecoderRecorder,
+    FBLTDecoder,
+    FBLTEncoder,
+    FBLTGlobal,
+    FBLTPatcher,
+    FBLTPreTrainedModel,
+    local_context,
+)
+from .patching_fblt import (
+    PatchingState,
+    document_starts,
+    entropies_from_logits,
+    is_separator,
+    patch_starts,
+    raw_boundaries,
+)
+from .rows_fblt import Chunk, Rows
+
+
+@dataclass
+class FBLTModelOutput(ModelOutput):
+    """Output of [`FBLTModel`].
+
+    Args:
+        last_hidden_state: `[batch, length, decoder width]`, normed decoder states.
+        past_key_values: the cache, extended by the bytes given.
+        hidden_states, attentions: of the decoder's layers, when asked for.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: FBLTCache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class FBLTCausalLMOutput(ModelOutput):
+    """Output of [`FBLTForCausalLM`].
+
+    Args:
+        loss: with labels; in train mode `next_byte_loss + diffusion_loss_weight * diffusion_loss`, in eval mode the
+            next-byte loss. Nats per target byte.
+        logits: `[batch, length, vocab]`, of the byte after each position.
+        past_key_values, hidden_states, attentions: see [`FBLTModelOutput`].
+        next_byte_loss, diffusion_loss: the two terms, in train mode.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: FBLTCache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    next_byte_loss: torch.Tensor | None = None
+    diffusion_loss: torch.Tensor | None = None
+
+
+@dataclass
+class FBLTPatchOutput(ModelOutput):
+    """Output of `patch`: `entropies` `[batch, n]` in nats, `patch_starts` `[batch, n + 1]`, next position included."""
+
+    entropies: torch.Tensor | None = None
+    patch_starts: torch.Tensor | None = None
+
+
+class FBLTModel(FBLTPreTrainedModel):
+    """FBLT without the byte head."""
+
+    def __init__(self, config: FBLTConfig):
+        super().__init__(config)
+        k = config.cross_attn_k
+        decoder = config.decoder_config
+        self.encoder = FBLTEncoder(config.encoder_config, k)
+        self.global_transformer = FBLTGlobal(config.global_config, k * config.encoder_config.hidden_size)
+        needs_table = decoder.input == "embedding" or config.block_size is not None
+        self.decoder = FBLTDecoder(decoder, config.global_config.hidden_size, k, needs_table)
+        # Last, and frozen from the start: what is trained comes first in `modules()`.
+        self.patcher = None
+        if config.patching_mode == "entropy":
+            self.patcher = FBLTPatcher(config.patcher_config)
+            self.patcher.requires_grad_(False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.encoder.embed_tokens = value
+
+    def train(self, mode: bool = True) -> "FBLTModel":
+        super().train(mode)
+        if self.patcher is not None:
+            self.patcher.eval()
+        return self
+
+    # --- bytes -> patch starts ---
+
+    def begin_chunk(self, ids: torch.Tensor, lengths: torch.Tensor, cache: FBLTCache | None) -> Chunk:
+        """Places right-padded new bytes `[batch, n]` behind what the cache holds."""
+        batch, n = ids.shape
+        position = torch.zeros_like(lengths) if cache is None else cache.lengths
+        first = torch.zeros_like(position) if cache is None else cache.document_start.at(position)
+        separator = is_separator(ids, self.config.eos_token_id)
+        return Chunk(
+            ids=ids,
+            lengths=lengths,
+            position=position,
+            positions=position[:, None] + torch.arange(n, device=ids.device),
+            document_start=document_starts(separator, position, first),
+            cache=cache,
+        )
+
+    @torch.no_grad()
+    def segment(self, chunk: Chunk, given: torch.Tensor | None = None) -> None:
+        """Fills in the chunk's patch starts, from the patcher or as `given` `[batch, n + 1]`."""
+        config, cache = self.config, chunk.cache
+        batch, n = chunk.ids.shape
+        state = PatchingState.initial(batch, chunk.ids.device) if cache is None else cache.patching_state()
+        if given is not None:
+            starts = torch.cat([state.first_is_start[:, None], given[:, 1:]], dim=1)
+        else:
+            if self.patcher is not None:
+                stores = None if cache is None else cache.patcher
+                context = local_context(config.patcher_config, stores, chunk)
+                chunk.entropies = entropies_from_logits(self.patcher(chunk.ids, chunk.positions, context))
+            boundaries = raw_boundaries(
+                config.patching_mode,
+                chunk.ids,
+                chunk.entropies,
+                state,
+                chunk.document_start,
+                config.patching_threshold,
+                config.patch_size,
+            )
+            starts = patch_starts(
+                boundaries, state, chunk.document_start, config.max_patch_length, config.isolate_documents
+            )
+        chunk.starts = starts
+        before = torch.zeros_like(chunk.position) if cache is None else cache.patch_index.at(chunk.position)
+        chunk.patch_index = before[:, None] + F.pad(starts[:, 1:].long().cumsum(1), (1, 0))
+        if cache is not None:
+            cache.write_segmentation(chunk)
+
+    # --- patch starts -> latents ---
+
+    def encode(self, chunk: Chunk) -> torch.Tensor:
+        """Encoder byte states of a segmented chunk, `[batch, n, width]`."""
+        cache, n = chunk.cache, chunk.ids.shape[1]
+        hashing = self.encoder.hash_embedding
+        look_back = 0 if hashing is None else hashing.context
+        before = chunk.ids.new_zeros(chunk.ids.shape[0], look_back) if cache is None else cache.ids_before(look_back)
+        origin = chunk.document_start[:, :n] if self.config.isolate_documents else torch.zeros_like(chunk.positions)
+        context = local_context(self.config.encoder_config, None if cache is None else cache.encoder, chunk)
+        states = self.encoder(chunk.ids, before, chunk.positions - origin, chunk.positions, context)
+        if cache is not None:
+            cache.states.write(states, chunk.position)
+        return states
+
+    def compress(self, chunk: Chunk, states: torch.Tensor) -> torch.Tensor:
+        """Latents that the chunk's bytes may read: the last one complete before it, then those it completes.
+
+        Returns:
+            `[batch, 1 + m, global width]`; the first is zero, and unread, at the beginning of a row. A chunk byte at
+            column `j` reads entry `patch_index[j + 1] - patch_index[0]`.
+        """
+        cache = chunk.cache
+        first = chunk.patch_index[:, 0]
+        completed = chunk.completed()
+        m = int(completed.max())
+        width = self.config.global_config.hidden_size
+        previous = states.new_zeros(states.shape[0], 1, width)
+        if cache is not None and cache.latents.data is not None:
+            previous = cache.latents.at((first - 1).clamp(min=0))[:, None]
+        if m == 0:
+            return previous
+
+        ids, patch = chunk.ids, chunk.patch_index[:, :-1] - first[:, None]
+        if cache is not None:
+            states, ids, patch = cache.open_patch_bytes(chunk)
+        real = patch < completed[:, None]
+        patch = torch.where(real, patch, m)
+        patches = self.encoder.pool(states, patch, m)
+
+        index = first[:, None] + torch.arange(m, device=ids.device)  # [batch, m], patch indices in the row
+        document = self._patch_documents(chunk, ids, patch, m)
+        fresh = cache is None or cache.max_patches == 0
+        keys = index[0] if fresh else torch.arange(cache.max_patches + m, device=ids.device)
+        context = SquareContext(causal(index[:, :, None], keys, document[:, :m, None]))
+        if cache is not None:
+            span = None if fresh else (0, cache.max_patches + m)
+            context = CachedContext(cache.global_transformer, [(slice(None), first)], context, span)
+        latents = self.global_transformer(patches, index, context)
+        if cache is not None:
+            cache.latents.write(latents, first)
+            cache.document_patch.write(document, first)
+        return torch.cat([previous.to(latents.dtype), latents], dim=1)
+
+    def _patch_documents(self, chunk: Chunk, ids: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
+        """First patch of the document of each new patch, and of the one after: `[batch, m + 1]`."""
+        separator = is_separator(ids, self.config.eos_token_id)
+        closes = separator.new_zeros(ids.shape[0], m + 1, dtype=torch.long)
+        closes = closes.scatter_reduce(1, patch, separator.long(), "amax")[:, :m].bool()
+        first = chunk.patch_index[:, 0]
+        cache = chunk.cache
+        known = cache is not None and cache.document_patch.data is not None
+        origin = cache.document_patch.at(first) if known else torch.zeros_like(first)
+        return document_starts(closes, first, origin)
+
+    # --- latents -> bytes ---
+
+    def decoder_input(self, ids: torch.Tensor, states: torch.Tensor | None) -> torch.Tensor:
+        """What clean bytes enter the decoder as: its own byte embeddings, or the encoder's states."""
+        if self.config.decoder_config.input == "embedding":
+            return self.decoder.embed_tokens(ids)
+        return states
+
+    def decode(
+        self, chunk: Chunk, states: torch.Tensor, latents: torch.Tensor, recorder: DecoderRecorder | None = None
+    ) -> torch.Tensor:
+        """Normed decoder states of a chunk's bytes, `[batch, n, width]`."""
+        latent_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
+        context = local_context(
+            self.config.decoder_config, None if chunk.cache is None else chunk.cache.decoder, chunk
+        )
+        latent_index = latent_index.clamp(max=latents.shape[1] - 1)  # padding may count on
+        return self.decoder(
+            self.decoder_input(chunk.ids, states), latents, latent_index, chunk.positions, context, recorder
+        )
+
+    def decode_with_blocks(
+        self, chunk: Chunk, states: torch.Tensor, latents: torch.Tensor, blocks: Blocks
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training layout: states of clean bytes `[batch, n, width]` and of blocks `[batch, blocks, size, width]`."""
+        n = chunk.ids.shape[1]
+        block_size = blocks.input_ids.shape[2]
+        clean_index = chunk.patch_index[:, 1:]
+        # A block continues after the byte before its anchor, and reads the latent that this byte reads.
+        block_index = clean_index.gather(1, (blocks.anchors - 1).clamp(min=0)).repeat_interleave(block_size, dim=1)
+        latent_index = torch.cat([clean_index, block_index], dim=1).clamp(max=latents.shape[1] - 1)
+        offsets = torch.arange(block_size, device=chunk.ids.device)
+        block_positions = (blocks.anchors[..., None] + offsets).flatten(1)
+        hidden = torch.cat(
+            [self.decoder_input(chunk.ids, states), self.decoder.embed_tokens(blocks.input_ids.flatten(1))], dim=1
+        )
+        context = BlockTrainingContext(
+            chunk.document_start[:, :n], self.config.decoder_config.sliding_window, blocks.anchors, blocks.present
+        )
+        positions = torch.cat([chunk.positions, block_positions], dim=1)
+        hidden = self.decoder(hidden, latents, latent_index, positions, context)
+        return hidden[:, :n], hidden[:, n:].unflatten(1, blocks.anchors.shape[1:] + (block_size,))
+
+    # --- public ---
+
+    def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
+        """Entropies and patch starts of whole rows, without running the other networks.
+
+        Args:
+            input_ids: `[batch, n]`.
+            attention_mask: `[batch, n]`, 0 on padding.
+
+        Returns:
+            `entropies` `[batch, n]` in nats (None unless `patching_mode` is `"entropy"`) and boolean `patch_starts`
+            `[batch, n + 1]`, the next position included; 0 and False on padding.
+        """
+        rows = Rows.of(input_ids, attention_mask)
+        chunk = self.begin_chunk(rows.ids, rows.lengths, None)
+        self.segment(chunk)
+        entropies = None if chunk.entropies is None else rows.restore(chunk.entropies)
+        return FBLTPatchOutput(entropies=entropies, patch_starts=rows.restore_starts(chunk.starts))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: FBLTCache | None = None,
+        patch_starts: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | FBLTModelOutput:
+        """
+        Args:
+            input_ids: `[batch, n]`, the bytes that follow what the cache holds.
+            attention_mask: `[batch, n]`, or the mask of all columns so far; 0 on padding, which may stand anywhere.
+            past_key_values: the cache; extended in place.
+            patch_starts: `[batch, n + 1]`, patch starts to use instead of the patcher's. The first two bytes of a row
+                start patches.
+            use_cache: whether to return a cache; the config's `use_cache` outside training when None.
+        """
+        if past_key_values is None and (use_cache if use_cache is not None else self._default_use_cache()):
+            past_key_values = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
+        rows = Rows.of(input_ids, attention_mask)
+        chunk = self.begin_chunk(rows.ids, rows.lengths, past_key_values)
+        self.segment(chunk, None if patch_starts is None else rows.take_starts(patch_starts))
+        states = self.encode(chunk)
+        latents = self.compress(chunk, states)
+        flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
+        flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
+        recorder = DecoderRecorder() if any(flags.values()) else None
+        hidden = self.decode(chunk, states, latents, recorder)
+        if past_key_values is not None:
+            past_key_values.extend(chunk, input_ids.shape[1])
+        output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), past_key_values=past_key_values)
+        if flags["output_hidden_states"]:
+            output.hidden_states = tuple(rows.restore(h) for h in recorder.hidden_states)
+        if flags["output_attentions"]:
+            output.attentions = tuple(recorder.attentions)
+        return output if kwargs.get("return_dict", self.config.return_dict) else output.to_tuple()
+
+    def _default_use_cache(self) -> bool:
+        return bool(self.config.use_cache) and not self.training
+
+
+class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
+    """FBLT with its byte head: next-byte logits for clean bytes, same-position logits for block bytes."""
+
+    def __init__(self, config: FBLTConfig):
+        super().__init__(config)
+        self.model = FBLTModel(config)
+        self.lm_head = linear(config.decoder_config.hidden_size, config.vocab_size, scale=0.3)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        raise ValueError(
+            "The vocabulary of FBLT is the 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
+        )
+
+    def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
+        """See [`FBLTModel.patch`]."""
+        return self.model.patch(input_ids, attention_mask)
+
+    def byte_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[..., width]` decoder states -> `[..., vocab]` logits; `<mask>` is never predicted."""
+        logits = self.lm_head(hidden)
+        never = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
+        return logits.masked_fill(never, torch.finfo(logits.dtype).min)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: FBLTCache | None = None,
+        labels: torch.Tensor | None = None,
+        patch_starts: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | FBLTCausalLMOutput:
+        """
+        Args:
+            input_ids, attention_mask, past_key_values, patch_starts, use_cache: see [`FBLTModel.forward`].
+            labels: `[batch, n]`, as `input_ids`; -100 carries no loss, and stays clean in blocks.
+            logits_to_keep: compute logits of the last so many columns only (0: all), or of the given columns.
+            shift_labels: labels already moved to the position that predicts them, instead of `labels`.
+            num_items_in_batch: what to divide the summed losses by, instead of this batch's target bytes.
+
+        Raises:
+            ValueError: labels together with a cache.
+        """
+        shift_labels = kwargs.pop("shift_labels", None)
+        count = kwargs.pop("num_items_in_batch", None)
+        if labels is None and shift_labels is None:
+            outputs = self.model(input_ids, attention_mask, past_key_values, patch_starts, use_cache, **kwargs)
+            return self._with_logits(outputs, logits_to_keep, kwargs)
+        if past_key_values is not None:
+            raise ValueError("`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache.")
+        if not (self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0):
+            outputs = self.model(input_ids, attention_mask, None, patch_starts, use_cache, **{**kwargs, "return_dict": True})
+            rows = Rows.of(input_ids, attention_mask)
+            logits = self.byte_logits(outputs.last_hidden_state)
+            targets = next_byte_targets(rows, labels, shift_labels)
+            total = next_byte_loss(rows.take(logits), targets)
+            result = self._with_logits(outputs, logits_to_keep, {"return_dict": True})
+            result.loss = result.next_byte_loss = total / _target_count(targets, count)
+        else:
+            result = self._train_step(Rows.of(input_ids, attention_mask), labels, shift_labels, patch_starts, count)
+        return result if kwargs.get("return_dict", self.config.return_dict) else result.to_tuple()
+
+    def _with_logits(self, outputs, logits_to_keep: int | torch.Tensor, kwargs) -> tuple | FBLTCausalLMOutput:
+        return_dict = kwargs.get("return_dict", self.config.return_dict)
+        if not return_dict:
+            outputs = FBLTModelOutput(*outputs)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
+        kept = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) else kept
+        result = FBLTCausalLMOutput(
+            logits=self.byte_logits(outputs.last_hidden_state[:, kept]),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return result if return_dict else result.to_tuple()
+
+    def _train_step(self, rows: Rows, labels, shift_labels, starts, count) -> FBLTCausalLMOutput:
+        """Both terms of the loss from one decoder call (Eq. 5-7)."""
+        model, config = self.model, self.config
+        targets = next_byte_targets(rows, labels, shift_labels)
+        chunk = model.begin_chunk(rows.ids, rows.lengths, None)
+        model.segment(chunk, None if starts is None else rows.take_starts(starts))
+        states = model.encode(chunk)
+        latents = model.compress(chunk, states)
+        blocks = build_blocks(
+            rows.ids, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], rows.lengths, config
+        )
+        clean, drafted = model.decode_with_blocks(chunk, states, latents, blocks)
+        logits = self.byte_logits(clean)
+        count = _target_count(targets, count)
+        next_byte = next_byte_loss(logits, targets) / count
+        # Only masked positions carry loss, so only they are given logits.
+        diffusion = block_loss(self.byte_logits(drafted[blocks.masked]), logits, blocks, config.distillation) / count
+        return FBLTCausalLMOutput(
+            loss=next_byte + config.diffusion_loss_weight * diffusion,
+            logits=rows.restore(logits),
+            next_byte_loss=next_byte.detach(),
+            diffusion_loss=diffusion.detach(),
+        )
+
+
+def next_byte_targets(
+    rows: Rows, labels: torch.Tensor | None, shift_labels: torch.Tensor | None
+) -> torch.Tensor:
+    """By place, the label of the byte after each byte; -100 where there is none. `[batch, n]`."""
+    places = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+    if shift_labels is not None:
+        return rows.take(shift_labels).masked_fill(places >= rows.lengths[:, None], IGNORED)
+    following = F.pad(rows.take(labels), (0, 1), value=IGNORED)[:, 1:]
+    return following.masked_fill(places + 1 >= rows.lengths[:, None], IGNORED)
+
+
+def _target_count(targets: torch.Tensor, count: int | torch.Tensor | None) -> torch.Tensor:
+    if count is not None:
+        return torch.as_tensor(count, device=targets.device)
+    return (targets != IGNORED).sum().clamp(min=1)

@@ -1,0 +1,236 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""The four networks, each a model of its own: patcher, encoder, global transformer, decoder.
+
+Each is called on a chunk of new positions and an attention context, which says what these may see.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .attention_fblt import AttentionContext, CachedContext, SquareContext, TiledContext
+from .configuration_fblt import (
+    FBLTConfig,
+    FBLTDecoderConfig,
+    FBLTEncoderConfig,
+    FBLTGlobalConfig,
+    FBLTPatcherConfig,
+)
+from .layers_fblt import (
+    FBLTHashEmbedding,
+    FBLTLatentReading,
+    FBLTLayer,
+    FBLTPooling,
+    FBLTRMSNorm,
+    FBLTRotaryEmbedding,
+    embedding,
+    linear,
+)
+from .masks_fblt import windowed_causal
+from .rows_fblt import Chunk
+
+
+class FBLTPreTrainedModel(PreTrainedModel):
+    config_class = FBLTConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FBLTLayer"]
+    _supports_sdpa = True
+    _supports_flex_attn = False
+    _supports_flash_attn = False
+    _supports_attention_backend = False
+    _can_compile_fullgraph = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if (std := getattr(module, "init_std", None)) is not None:
+            init.trunc_normal_(module.weight, mean=0.0, std=std, a=-3 * std, b=3 * std)
+
+
+def local_context(config, stores, chunk: Chunk) -> AttentionContext:
+    """Windowed causal attention of a byte network over a chunk, with or without a cache."""
+    window, n = config.sliding_window, chunk.ids.shape[1]
+    cache = chunk.cache
+    fresh = cache is None or cache.max_length == 0
+    document = chunk.document_start[:, :n]
+    if fresh and n > 2 * window:
+        inner, span = TiledContext(document, window), None
+    else:
+        low, high = (0, n) if fresh else (max(0, cache.min_length - window + 1), cache.max_length + n)
+        keys = torch.arange(low, high, device=chunk.ids.device)
+        inner = SquareContext(windowed_causal(chunk.positions[:, :, None], keys, document[:, :, None], window))
+        span = None if fresh else (low, high)
+    if cache is None:
+        return inner
+    return CachedContext(stores, [(slice(None), chunk.position)], inner, span)
+
+
+class FBLTPatcher(FBLTPreTrainedModel):
+    """The entropy model: a next-byte transformer whose uncertainty places the patch boundaries."""
+
+    config_class = FBLTPatcherConfig
+
+    def __init__(self, config: FBLTPatcherConfig):
+        super().__init__(config)
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.lm_head = linear(config.hidden_size, config.vocab_size - 1)  # <mask> is never predicted
+        self.post_init()
+
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor, context: AttentionContext) -> torch.Tensor:
+        """`[batch, n]` ids and row positions -> next-byte logits `[batch, n, vocab - 1]`."""
+        hidden = self.embed_tokens(ids)
+        rotary = self.rotary_emb(hidden, positions)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, rotary, context)
+        return self.lm_head(self.norm(hidden))
+
+
+class FBLTEncoder(FBLTPreTrainedModel):
+    """The local encoder: byte states, and their pooling into one token per patch."""
+
+    config_class = FBLTEncoderConfig
+
+    def __init__(self, config: FBLTEncoderConfig, cross_attn_k: int = 2):
+        super().__init__(config)
+        self.cross_attn_k = cross_attn_k
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
+        self.hash_embedding = FBLTHashEmbedding(config) if config.hash_functions and config.hash_ngram_sizes else None
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.slot_projection = linear(config.hidden_size, cross_attn_k * config.hidden_size)
+        self.pooling = FBLTPooling(config)
+        self.post_init()
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        before: torch.Tensor,
+        reach: torch.Tensor,
+        positions: torch.Tensor,
+        context: AttentionContext,
+    ) -> torch.Tensor:
+        """Byte states.
+
+        Args:
+            ids, positions: `[batch, n]`.
+            before: `[batch, context]`, the ids before the chunk that its first n-grams look back to.
+            reach: `[batch, n]`, how many bytes back an n-gram may look.
+
+        Returns:
+            `[batch, n, width]`.
+        """
+        hidden = self.embed_tokens(ids)
+        if self.hash_embedding is not None:
+            hidden = hidden + self.hash_embedding(torch.cat([before, ids], dim=1), reach)
+        rotary = self.rotary_emb(hidden, positions)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, rotary, context)
+        return hidden
+
+    def pool(self, states: torch.Tensor, patch: torch.Tensor, patches: int) -> torch.Tensor:
+        """Patches from the states of their bytes.
+
+        Args:
+            states: `[batch, length, width]`.
+            patch: `[batch, length]`, index of each byte's patch; `patches` for bytes of none.
+
+        Returns:
+            `[batch, patches, k * width]`.
+        """
+        index = patch[..., None].expand_as(states)
+        pooled = states.new_zeros(states.shape[0], patches + 1, states.shape[2])
+        pooled = pooled.scatter_reduce(1, index, states, "amax", include_self=False)[:, :patches]
+        slots = self.slot_projection(pooled).unflatten(-1, (self.cross_attn_k, -1))
+        return self.pooling(slots, states, patch).flatten(2)
+
+
+class FBLTGlobal(FBLTPreTrainedModel):
+    """The global transformer: patches -> latents."""
+
+    config_class = FBLTGlobalConfig
+
+    def __init__(self, config: FBLTGlobalConfig, patch_width: int | None = None):
+        super().__init__(config)
+        patch_width = patch_width or config.hidden_size
+        self.patch_projection = None
+        if patch_width != config.hidden_size:
+            self.patch_projection = linear(patch_width, config.hidden_size)
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.post_init()
+
+    def forward(self, patches: torch.Tensor, positions: torch.Tensor, context: AttentionContext) -> torch.Tensor:
+        """`[batch, m, patch width]` and patch indices `[batch, m]` -> latents `[batch, m, width]`."""
+        hidden = patches if self.patch_projection is None else self.patch_projection(patches)
+        rotary = self.rotary_emb(hidden, positions)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, rotary, context)
+        return hidden
+
+
+class FBLTDecoder(FBLTPreTrainedModel):
+    """The local decoder: byte states that read latents, for clean bytes and for blocks alike."""
+
+    config_class = FBLTDecoderConfig
+
+    def __init__(
+        self,
+        config: FBLTDecoderConfig,
+        latent_width: int | None = None,
+        cross_attn_k: int = 2,
+        has_embedding: bool = True,
+    ):
+        super().__init__(config)
+        self.cross_attn_k = cross_attn_k
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size) if has_embedding else None
+        self.latent_projection = linear(latent_width or config.hidden_size, cross_attn_k * config.hidden_size)
+        self.readers = nn.ModuleList(FBLTLatentReading(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.post_init()
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        latents: torch.Tensor,
+        latent_index: torch.Tensor,
+        positions: torch.Tensor,
+        context: AttentionContext,
+        recorder: "DecoderRecorder | None" = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            hidden: `[batch, length, width]`: embedded bytes, clean ones first, then those of blocks.
+            latents: `[batch, latents, latent width]`.
+            latent_index: `[batch, length]`, which latent each position reads.
+            positions: `[batch, length]`, row positions.
+
+        Returns:
+            Normed states `[batch, length, width]`.
+        """
+        slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
+        rotary = self.rotary_emb(hidden, positions)
+        for reader, layer in zip(self.readers, self.layers, strict=True):
+            if recorder is not None:
+                recorder.hidden_states.append(hidden)
+            hidden, weights = layer(reader(hidden, slots, latent_index), rotary, context)
+            if recorder is not None:
+                recorder.attentions.append(weights)
+        hidden = self.norm(hidden)
+        if recorder is not None:
+            recorder.hidden_states.append(hidden)
+        return hidden
+
+
+class DecoderRecorder:
+    """Collects what `output_hidden_states` and `output_attentions` ask for."""
+
+    def __init__(self):
+        self.hidden_states: list[torch.Tensor] = []
+        self.attentions: list[torch.Tensor] = []

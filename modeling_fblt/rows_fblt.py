@@ -1,0 +1,117 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Rows of bytes: padding taken out and put back, and the chunk of new bytes that every network is called on."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .cache_fblt import FBLTCache
+
+
+@dataclass
+class Rows:
+    """Input columns with their padding, wherever it stands, moved to the right.
+
+    Attributes:
+        ids: `[batch, n]`, each row's bytes first.
+        lengths: `[batch]`, bytes per row.
+        order: `[batch, n]`, the column each place came from; None without padding.
+        place: `[batch, n]`, the place each column went to.
+    """
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    order: torch.Tensor | None = None
+    place: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> "Rows":
+        """Rows of `input_ids` `[batch, n]`; the mask's last `n` columns say what is padding (0)."""
+        batch, n = input_ids.shape
+        if attention_mask is None:
+            return cls(input_ids, torch.full((batch,), n, dtype=torch.long, device=input_ids.device))
+        if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < n:
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}: give [batch, n], or all columns so far, for "
+                f"`input_ids` of shape {tuple(input_ids.shape)}."
+            )
+        real = attention_mask[:, -n:].bool() if n else attention_mask[:, :0].bool()
+        order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
+        return cls(input_ids.gather(1, order), real.sum(1), order, order.argsort(dim=1))
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        """Columns to places, `[batch, n, ...]`."""
+        return values if self.order is None else _gather_columns(values, self.order)
+
+    def restore(self, values: torch.Tensor) -> torch.Tensor:
+        """Places to columns, `[batch, n, ...]`; zero on padding."""
+        if self.place is None:
+            return values
+        padding = self.place >= self.lengths[:, None]
+        return _gather_columns(values, self.place).masked_fill(padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0)
+
+    def _next_column(self) -> torch.Tensor:
+        """Column of the position after each row's last byte, `[batch, 1]`."""
+        if self.order is None:
+            return self.lengths[:, None]
+        last = self.order.gather(1, (self.lengths - 1).clamp(min=0)[:, None])
+        return torch.where(self.lengths[:, None] > 0, last + 1, 0)
+
+    def restore_starts(self, starts: torch.Tensor) -> torch.Tensor:
+        """Starts by place to starts by column, `[batch, n + 1]`; False on padding."""
+        if self.order is None:
+            return starts
+        upcoming = starts.gather(1, self.lengths[:, None])
+        columns = torch.nn.functional.pad(self.restore(starts[:, :-1]), (0, 1))
+        return columns.scatter(1, self._next_column(), upcoming)
+
+    def take_starts(self, starts: torch.Tensor) -> torch.Tensor:
+        """Starts by column to starts by place, `[batch, n + 1]`."""
+        batch, n = self.ids.shape
+        if starts.dtype != torch.bool or tuple(starts.shape) != (batch, n + 1):
+            raise ValueError(
+                f"`patch_starts` has dtype {starts.dtype} and shape {tuple(starts.shape)}: give booleans of shape "
+                f"{(batch, n + 1)}, one column per byte and one for the next position."
+            )
+        if self.order is None:
+            return starts
+        places = torch.nn.functional.pad(self.take(starts[:, :-1]), (0, 1))
+        return places.scatter(1, self.lengths[:, None], starts.gather(1, self._next_column()))
+
+
+def _gather_columns(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    trailing = values.shape[2:]
+    return values.gather(1, index.view(*index.shape, *[1] * len(trailing)).expand(*index.shape, *trailing))
+
+
+@dataclass
+class Chunk:
+    """New bytes of each row, right-padded, and what the patcher found in them.
+
+    Attributes:
+        ids: `[batch, n]`.
+        lengths: `[batch]`, how many of them are real.
+        position: `[batch]`, row position of the first.
+        positions: `[batch, n]`.
+        document_start: `[batch, n + 1]`, where each position's document begins.
+        cache: what the bytes before the chunk left behind, None for a row from its beginning.
+        starts: `[batch, n + 1]`, patch starts; the next position included.
+        patch_index: `[batch, n + 1]`, index in the row of the patch that holds each position.
+        entropies: `[batch, n]` in nats, where the patcher ran.
+    """
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    position: torch.Tensor
+    positions: torch.Tensor
+    document_start: torch.Tensor
+    cache: "FBLTCache | None" = None
+    starts: torch.Tensor | None = None
+    patch_index: torch.Tensor | None = None
+    entropies: torch.Tensor | None = None
+
+    def completed(self) -> torch.Tensor:
+        """`[batch]`, how many patches the chunk completes."""
+        return self.patch_index.gather(1, self.lengths[:, None])[:, 0] - self.patch_index[:, 0]

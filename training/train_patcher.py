@@ -1,0 +1,150 @@
+"""Trains the entropy model and finds its threshold.
+
+    python -m training.train_patcher training/recipes/demo.yaml
+
+The patcher is a next-byte transformer; a patch starts after a byte whose next-byte entropy exceeds a threshold. The
+threshold that gives the recipe's mean patch length on validation text is found by bisection and saved with the weights:
+`<output>/config.json`, `model.safetensors` and `patching.json`.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, load_from_disk
+from transformers import Trainer, TrainingArguments, set_seed
+
+from modeling_fblt import FBLTConfig
+from modeling_fblt.attention_fblt import SquareContext
+from modeling_fblt.configuration_fblt import FBLTPatcherConfig
+from modeling_fblt.masks_fblt import windowed_causal
+from modeling_fblt.networks_fblt import FBLTPatcher
+from modeling_fblt.patching_fblt import (
+    PatchingState,
+    document_starts,
+    entropies_from_logits,
+    is_separator,
+    patch_starts,
+)
+from training.optimizers import build_optimizer
+from training.recipe import load_recipe
+from training.sequences import collate, limit_sources, pack
+
+
+def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[batch, n, vocab - 1]` of whole rows, and where each position's document begins `[batch, n + 1]`."""
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    zero = torch.zeros(ids.shape[0], dtype=torch.long, device=ids.device)
+    document = document_starts(is_separator(ids, eos_token_id), zero, zero)
+    window = patcher.config.sliding_window
+    mask = windowed_causal(positions[:, :, None], positions[:, None, :], document[:, :-1, None], window)
+    return patcher(ids, positions, SquareContext(mask)), document
+
+
+class PatcherTrainer(Trainer):
+    """Next-byte cross-entropy for a bare patcher."""
+
+    def __init__(self, *args, recipe_optimizer: dict, eos_token_id: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.recipe_optimizer, self.eos_token_id = recipe_optimizer, eos_token_id
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model, **self.recipe_optimizer)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        ids = inputs["input_ids"]
+        logits, _ = next_byte_logits(model, ids, self.eos_token_id)
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+
+def mean_patch_length(entropies: torch.Tensor, document: torch.Tensor, threshold: float, config: FBLTConfig) -> float:
+    """Bytes per patch over packed rows `[rows, n]` at a threshold."""
+    state = PatchingState.initial(entropies.shape[0], entropies.device)
+    starts = patch_starts(entropies > threshold, state, document, config.max_patch_length, config.isolate_documents)
+    return entropies.numel() / starts[:, :-1].sum().item()
+
+
+def find_threshold(entropies: torch.Tensor, document: torch.Tensor, wanted: float, config: FBLTConfig) -> float:
+    """The threshold, in nats, at which patches of `[rows, n]` entropies are `wanted` bytes long on average.
+
+    Raises:
+        ValueError: no threshold gives that length, e.g. because `max_patch_length` cuts before it.
+    """
+    low, high = 0.0, math.log(config.vocab_size)
+    longest = mean_patch_length(entropies, document, high, config)
+    if not 1.0 <= wanted <= longest:
+        raise ValueError(f"`mean_patch_length` is {wanted}: the data and `max_patch_length` allow 1 .. {longest:.2f} bytes.")
+    for _ in range(40):
+        middle = (low + high) / 2
+        if mean_patch_length(entropies, document, middle, config) < wanted:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+@torch.inference_mode()
+def row_entropies(patcher: FBLTPatcher, rows: np.ndarray, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Entropies `[rows, n]`, document starts `[rows, n + 1]` and bits per byte of packed rows."""
+    entropies, documents, bits, count = [], [], 0.0, 0
+    for first in range(0, len(rows), 16):
+        ids = torch.from_numpy(rows[first : first + 16].astype(np.int64)).to(patcher.device)
+        logits, document = next_byte_logits(patcher, ids, eos_token_id)
+        entropies.append(entropies_from_logits(logits).cpu())
+        documents.append(document.cpu())
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+        bits, count = bits + loss.item() / math.log(2), count + ids[:, 1:].numel()
+    return torch.cat(entropies), torch.cat(documents), bits / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="YAML recipe; its `patcher` section is used")
+    recipe = load_recipe(parser.parse_args().recipe)
+    settings = recipe["patcher"]
+    set_seed(recipe["seed"])
+    config = FBLTConfig(**recipe["model"])
+    patcher = FBLTPatcher(FBLTPatcherConfig(**recipe["model"]["patcher_config"]))
+    data = load_from_disk(recipe["data"])
+    documents = limit_sources(data["train"], recipe.get("max_bytes"), recipe["seed"])
+    train = pack(documents["text"], settings["sequence_length"])
+    arguments = TrainingArguments(
+        output_dir=str(Path(settings["output"]) / "run"),
+        report_to=["tensorboard"],
+        seed=recipe["seed"],
+        remove_unused_columns=False,
+        **settings["trainer"],
+    )
+    trainer = PatcherTrainer(
+        model=patcher,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"input_ids": train}).with_format("torch"),
+        data_collator=collate,
+        recipe_optimizer=settings["optimizer"],
+        eos_token_id=config.eos_token_id,
+    )
+    trainer.train()
+
+    patcher.eval()
+    validation = pack(data["validation"]["text"], settings["sequence_length"])
+    entropies, document, bits = row_entropies(patcher, validation, config.eos_token_id)
+    threshold = find_threshold(entropies, document, settings["mean_patch_length"], config)
+    found = {
+        "threshold": threshold,
+        "mean_patch_length": mean_patch_length(entropies, document, threshold, config),
+        "validation_bits_per_byte": bits,
+    }
+    patcher.save_pretrained(settings["output"])
+    Path(settings["output"], "patching.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
