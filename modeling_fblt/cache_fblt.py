@@ -112,9 +112,10 @@ class FBLTCache(Cache):
             previous=previous.masked_fill(two_back < 0, -1),
         )
 
-    def ids_before(self, count: int) -> torch.Tensor:
-        """The last `count` ids of each row, 0 where there are none: `[batch, count]`."""
-        position = self.lengths[:, None] + torch.arange(-count, 0, device=self.lengths.device)
+    def ids_before(self, count: int, position: torch.Tensor | None = None) -> torch.Tensor:
+        """The `count` ids before a position of each row (its length), 0 where there are none: `[batch, count]`."""
+        position = self.lengths if position is None else position
+        position = position[:, None] + torch.arange(-count, 0, device=self.lengths.device)
         return self.ids.data.gather(1, position.clamp(min=0)).masked_fill(position < 0, 0)
 
     def last_latent(self) -> torch.Tensor:

@@ -19,6 +19,7 @@ from .attention_fblt import BlockTrainingContext, CachedContext, SquareContext
 from .cache_fblt import FBLTCache
 from .configuration_fblt import FBLTConfig
 from .diffusion_fblt import IGNORED, Blocks, block_loss, build_blocks, next_byte_loss
+from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
 from .layers_fblt import linear
 from .masks_fblt import causal
@@ -135,8 +136,11 @@ class FBLTModel(FBLTPreTrainedModel):
         )
 
     @torch.no_grad()
-    def segment(self, chunk: Chunk, given: torch.Tensor | None = None) -> None:
-        """Fills in the chunk's patch starts, from the patcher or as `given` `[batch, n + 1]`."""
+    def segment(self, chunk: Chunk, given: torch.Tensor | None = None, close_patch: bool = False) -> None:
+        """Fills in the chunk's patch starts, from the patcher or as `given` `[batch, n + 1]`.
+
+        `close_patch` makes the position after each row's last byte start a patch (the paper's forced closing).
+        """
         config, cache = self.config, chunk.cache
         batch, n = chunk.ids.shape
         state = PatchingState.initial(batch, chunk.ids.device) if cache is None else cache.patching_state()
@@ -159,6 +163,8 @@ class FBLTModel(FBLTPreTrainedModel):
             starts = patch_starts(
                 boundaries, state, chunk.document_start, config.max_patch_length, config.isolate_documents
             )
+        if close_patch:
+            starts = starts.scatter(1, chunk.lengths[:, None], True)
         chunk.starts = starts
         before = torch.zeros_like(chunk.position) if cache is None else cache.patch_index.at(chunk.position)
         chunk.patch_index = before[:, None] + F.pad(starts[:, 1:].long().cumsum(1), (1, 0))
@@ -342,6 +348,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         self.model = FBLTModel(config)
         self.lm_head = linear(config.decoder_config.hidden_size, config.vocab_size, scale=0.3)
         self.post_init()
+        self.generation_config = FBLTGenerationConfig.for_model(config)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.get_input_embeddings()
