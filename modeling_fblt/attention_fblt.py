@@ -34,6 +34,11 @@ def as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
+def share_heads(x: torch.Tensor, groups: int, dim: int) -> torch.Tensor:
+    """Repeats each head of keys or values, along `dim`, for the `groups` query heads that share it."""
+    return x if groups == 1 else x.repeat_interleave(groups, dim)
+
+
 class SquareContext:
     """Queries see the keys given with them, by one mask `[batch, queries, keys]`."""
 
@@ -175,6 +180,7 @@ class BlockTrainingContext:
         clean, _ = self.clean.attend_tiles(attention, query[:, :, :n], keys, values)
 
         q, k, v = (self._group(x[:, :, n:]) for x in (query * attention.scaling, key, value))
+        keys, values, k, v = (share_heads(x, attention.num_key_value_groups, dim=2) for x in (keys, values, k, v))
         shape = (self.grouped.shape[2], self.block_size)
         # One softmax over the clean window and the own block; only the products are taken apart.
         to_clean = torch.matmul(q.flatten(3, 4), keys.transpose(-1, -2)).unflatten(3, shape)

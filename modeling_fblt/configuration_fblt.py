@@ -29,6 +29,9 @@ class _TransformerConfig(PreTrainedConfig):
 
     Args:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the usual sizes.
+        num_key_value_heads: heads of keys and values, each shared by a group of query heads; as many as query heads
+            when None.
+        head_dim: width of a head; `hidden_size / num_attention_heads` when None.
         rms_norm_eps: epsilon of every RMSNorm.
         rope_parameters: RoPE settings in transformers' form; `default_theta` when absent.
         max_position_embeddings: length that scaled RoPE types refer to; plain RoPE has no limit.
@@ -42,6 +45,8 @@ class _TransformerConfig(PreTrainedConfig):
     num_hidden_layers: int = 1
     num_attention_heads: int = 16
     intermediate_size: int = 2816
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
     rms_norm_eps: float = 1e-5
     rope_parameters: dict | None = None
     max_position_embeddings: int = 8192
@@ -52,11 +57,29 @@ class _TransformerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
             _check(getattr(self, name) > 0, f"{self.model_type}.{name}", getattr(self, name), "give a positive integer")
+        if self.head_dim is None:
+            _check(
+                self.hidden_size % (2 * self.num_attention_heads) == 0,
+                f"{self.model_type}.hidden_size",
+                self.hidden_size,
+                f"RoPE needs an even head size, so give a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads}",
+            )
+        else:
+            _check(
+                self.head_dim > 0 and self.head_dim % 2 == 0,
+                f"{self.model_type}.head_dim",
+                self.head_dim,
+                "RoPE needs an even head size",
+            )
+        self._check_groups("num_attention_heads", "num_key_value_heads")
+
+    def _check_groups(self, heads_name: str, groups_name: str) -> None:
+        heads, groups = getattr(self, heads_name), getattr(self, groups_name)
         _check(
-            self.hidden_size % (2 * self.num_attention_heads) == 0,
-            f"{self.model_type}.hidden_size",
-            self.hidden_size,
-            f"RoPE needs an even head size, so give a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads}",
+            groups is None or (groups > 0 and heads % groups == 0),
+            f"{self.model_type}.{groups_name}",
+            groups,
+            f"give a divisor of {heads_name} = {heads}, or None",
         )
 
 
@@ -83,8 +106,43 @@ class FBLTPatcherConfig(_LocalConfig):
     intermediate_size: int = 2048
 
 
-class FBLTEncoderConfig(_LocalConfig):
+class _CrossAttendingConfig(_LocalConfig):
+    """A network with cross-attention between bytes and patches.
+
+    Args:
+        cross_attn_num_heads: its heads; `num_attention_heads` when None.
+        cross_attn_num_key_value_heads: its heads of keys and values; as many when None.
+        cross_attn_all_layers: whether every layer has one. If not, the encoder has one after its last layer, the decoder
+            one before its first.
+    """
+
+    cross_attn_num_heads: int | None = None
+    cross_attn_num_key_value_heads: int | None = None
+    cross_attn_all_layers: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        heads = self.cross_attn_num_heads
+        _check(
+            heads is None or (heads > 0 and self.hidden_size % heads == 0),
+            f"{self.model_type}.cross_attn_num_heads",
+            heads,
+            f"give a divisor of hidden_size = {self.hidden_size}, or None",
+        )
+        name = "num_attention_heads" if heads is None else "cross_attn_num_heads"
+        _check(
+            self.hidden_size % getattr(self, name) == 0,
+            f"{self.model_type}.{name}",
+            getattr(self, name),
+            "cross-attention needs a divisor of hidden_size; give cross_attn_num_heads",
+        )
+        self._check_groups(name, "cross_attn_num_key_value_heads")
+
+
+class FBLTEncoderConfig(_CrossAttendingConfig):
     """The local encoder: byte and hash n-gram embeddings, a windowed transformer, pooling into patches.
+
+    With `cross_attn_all_layers`, patches are pooled from the first layer's states and refined by every layer's.
 
     Args:
         hash_ngram_sizes: lengths, in bytes, of the n-grams that are hashed into embeddings.
@@ -125,7 +183,7 @@ class FBLTGlobalConfig(_TransformerConfig):
     intermediate_size: int = 5632
 
 
-class FBLTDecoderConfig(_LocalConfig):
+class FBLTDecoderConfig(_CrossAttendingConfig):
     """The local decoder.
 
     Args:
@@ -136,6 +194,7 @@ class FBLTDecoderConfig(_LocalConfig):
     model_type = "fblt_decoder"
 
     num_hidden_layers: int = 9
+    cross_attn_all_layers: bool = True
     input: str = "embedding"
 
     def __post_init__(self, **kwargs):
@@ -243,12 +302,6 @@ class FBLTConfig(PreTrainedConfig):
             "block_size",
             self.block_size,
             f"give 2 .. decoder_config.sliding_window ({window}) bytes, or None for a model without a block head",
-        )
-        _check(
-            self.encoder_config.hidden_size % self.encoder_config.num_attention_heads == 0,
-            "encoder_config.num_attention_heads",
-            self.encoder_config.num_attention_heads,
-            "give a divisor of encoder_config.hidden_size",
         )
         _check(
             self.decoder_config.input == "embedding"

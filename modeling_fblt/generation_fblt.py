@@ -81,6 +81,12 @@ class Decoding:
         position = start[:, None] + torch.arange(int(lengths.max()), device=start.device)
         return self.text.gather(1, position.clamp(max=self.text.shape[1] - 1)), lengths
 
+    def append(self, new: torch.Tensor, length: torch.Tensor) -> None:
+        """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes; the capacity allows for all `r`."""
+        behind = self.known[:, None] + torch.arange(new.shape[1], device=new.device)
+        self.text.scatter_(1, behind, new)
+        self.known = self.known + length
+
     def count(self, **amounts: int | torch.Tensor) -> None:
         """Adds to counters of active rows."""
         for name, amount in amounts.items():
@@ -301,7 +307,7 @@ class FBLTGenerationMixin(GenerationMixin):
         cache = model_kwargs.get("past_key_values") or FBLTCache(self.config, input_ids.shape[0], input_ids.device)
         choose = Chooser(logits_processor, generation_config.do_sample)
         budget = generation_config.max_length - columns
-        state = Decoding(self, rows, cache, choose, settings, budget + settings.draft_length + (settings.block_size or 0))
+        state = Decoding(self, rows, cache, choose, settings, budget + settings.draft_length + (settings.block_size or 0) + 1)
         drafter = build_drafter(settings)
         eos = next((c.eos_token_id for c in stopping_criteria if isinstance(c, EosTokenCriteria)), None)
         limits = [c for c in stopping_criteria if isinstance(c, MaxTimeCriteria)]
@@ -316,9 +322,8 @@ class FBLTGenerationMixin(GenerationMixin):
             if verifies or not ready:
                 choice = state.verify(draft)
                 accepted = accept_greedy(draft, choice)
-                new = torch.where(torch.arange(choice.shape[1], device=draft.device) < accepted[:, None],
-                                  torch.nn.functional.pad(draft, (0, 1)), choice)  # fmt: skip
-                length = accepted + 1
+                # The accepted bytes are what was chosen in their places, so the choices are the new text.
+                new, length = choice, accepted + 1
             else:
                 new, accepted = draft, torch.full_like(state.known, draft.shape[1])
                 length = accepted
@@ -327,11 +332,7 @@ class FBLTGenerationMixin(GenerationMixin):
             length = torch.where(state.active, length, 0)
             state.count(accepted=torch.minimum(accepted, length))
             show(streamer, state, draft, new, length)
-            behind = state.known[:, None] + torch.arange(new.shape[1], device=new.device)
-            fresh = torch.arange(new.shape[1], device=new.device) < length[:, None]
-            old = state.text.gather(1, behind.clamp(max=state.text.shape[1] - 1))
-            state.text.scatter_(1, behind.clamp(max=state.text.shape[1] - 1), torch.where(fresh, new, old))
-            state.known = state.known + length
+            state.append(new, length)
             if verifies or not ready:
                 cache.truncate(torch.minimum(cache.lengths, state.known - 1))
             state.active = state.active & ~stopped

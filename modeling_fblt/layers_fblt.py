@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .attention_fblt import AttentionContext
+from .attention_fblt import AttentionContext, share_heads
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos, sin: [batch, length, head_dim]
 
@@ -72,7 +72,7 @@ class FBLTRotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config, device=None, seq_len=None, **kwargs) -> tuple[torch.Tensor, float]:
-        head_dim = config.hidden_size // config.num_attention_heads
+        head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
         exponent = torch.arange(0, head_dim, 2, dtype=torch.float, device=device) / head_dim
         return config.rope_parameters["rope_theta"] ** -exponent, 1.0
 
@@ -107,6 +107,7 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The reference attention. `[batch, heads, queries, head_dim]` -> `[batch, queries, heads, head_dim]`."""
+    key, value = (share_heads(x, module.num_key_value_groups, dim=1) for x in (key, value))
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -118,19 +119,20 @@ class FBLTAttention(nn.Module):
     """Self-attention; a context says what a query may see and holds the keys of earlier positions."""
 
     is_causal = False  # masks are always explicit
-    num_key_value_groups = 1
 
     def __init__(self, config, layer_idx: int):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        width, heads = config.hidden_size, config.num_attention_heads
+        key_heads = config.num_key_value_heads or heads
+        self.num_key_value_groups = heads // key_heads
+        self.head_dim = config.head_dim or width // heads
         self.scaling = self.head_dim**-0.5
-        width = config.hidden_size
-        self.q_proj = linear(width, width)
-        self.k_proj = linear(width, width)
-        self.v_proj = linear(width, width)
-        self.o_proj = linear(width, width, config.residual_init_scale)
+        self.q_proj = linear(width, heads * self.head_dim)
+        self.k_proj = linear(width, key_heads * self.head_dim)
+        self.v_proj = linear(width, key_heads * self.head_dim)
+        self.o_proj = linear(heads * self.head_dim, width, config.residual_init_scale)
 
     def forward(
         self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext
@@ -193,17 +195,23 @@ class FBLTCrossAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         width = config.hidden_size
-        self.num_heads = config.num_attention_heads
+        self.num_heads = config.cross_attn_num_heads or config.num_attention_heads
+        self.num_key_value_groups = self.num_heads // (config.cross_attn_num_key_value_heads or self.num_heads)
         self.scaling = (width // self.num_heads) ** -0.5
+        key_width = width // self.num_key_value_groups
         self.query_norm = FBLTRMSNorm(width, config.rms_norm_eps)
         self.key_norm = FBLTRMSNorm(width, config.rms_norm_eps)
         self.q_proj = linear(width, width)
-        self.k_proj = linear(width, width)
-        self.v_proj = linear(width, width)
+        self.k_proj = linear(width, key_width)
+        self.v_proj = linear(width, key_width)
         self.o_proj = linear(width, width, config.residual_init_scale)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
+
+    def _key_heads(self, x: torch.Tensor) -> torch.Tensor:
+        heads = x.unflatten(-1, (self.num_heads // self.num_key_value_groups, -1))
+        return share_heads(heads, self.num_key_value_groups, dim=-2)
 
 
 class FBLTPooling(FBLTCrossAttention):
@@ -222,8 +230,8 @@ class FBLTPooling(FBLTCrossAttention):
         batch, patches, k, _ = slots.shape
         query = self._heads(self.q_proj(self.query_norm(slots))) * self.scaling
         source = self.key_norm(bytes_)
-        key = self._heads(self.k_proj(source))  # [batch, length, heads, head_dim]
-        value = self._heads(self.v_proj(source))
+        key = self._key_heads(self.k_proj(source))  # [batch, length, heads, head_dim]
+        value = self._key_heads(self.v_proj(source))
         # A softmax over the bytes of each patch, by segments: linear in bytes however long a patch is.
         own = select_rows(query, patch.clamp(max=patches - 1))  # [batch, length, k, heads, head_dim]
         scores = (own * key[:, :, None]).sum(-1)
@@ -257,7 +265,7 @@ class FBLTLatentReading(FBLTCrossAttention):
         source = self.key_norm(slots)
         both = torch.cat([self.k_proj(source), self.v_proj(source)], dim=-1)
         # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
-        key, value = (self._heads(part) for part in select_rows(both, latent).chunk(2, dim=-1))
+        key, value = (self._key_heads(part) for part in select_rows(both, latent).chunk(2, dim=-1))
         weights = torch.softmax((query[:, :, None] * key).sum(-1), dim=2)  # [batch, length, k, heads]
         attended = (weights[..., None] * value).sum(2)
         return 2 * hidden + self.o_proj(attended.flatten(2))

@@ -41,6 +41,7 @@ from .patching_fblt import (
     raw_boundaries,
 )
 from .rows_fblt import Chunk, Rows
+from .tokenization_fblt import build_tokenizer
 
 
 @dataclass
@@ -151,12 +152,13 @@ class FBLTModel(FBLTPreTrainedModel):
                 stores = None if cache is None else cache.patcher
                 context = local_context(config.patcher_config, stores, chunk)
                 chunk.entropies = entropies_from_logits(self.patcher(chunk.ids, chunk.positions, context))
+            isolated = config.isolate_documents
             boundaries = raw_boundaries(
                 config.patching_mode,
                 chunk.ids,
                 chunk.entropies,
                 state,
-                chunk.document_start,
+                chunk.document_start if isolated else torch.zeros_like(chunk.document_start),
                 config.patching_threshold,
                 config.patch_size,
             )
@@ -242,7 +244,7 @@ class FBLTModel(FBLTPreTrainedModel):
         """What clean bytes enter the decoder as: its own byte embeddings, or the encoder's states."""
         if self.config.decoder_config.input == "embedding":
             return self.decoder.embed_tokens(ids)
-        return states
+        return self.encoder.last_layer(states)
 
     def decode(
         self, chunk: Chunk, states: torch.Tensor, latents: torch.Tensor, recorder: DecoderRecorder | None = None
@@ -363,6 +365,14 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         raise ValueError(
             "The vocabulary of FBLT is the 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
         )
+
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """Saves weights, configs, code, and the byte tokenizer, which is the same for every FBLT."""
+        # transformers would name this class alone; the same folder serves AutoModel too.
+        self.config.auto_map = {"AutoModel": "modeling_fblt.FBLTModel"}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            build_tokenizer().save_pretrained(save_directory)
 
     def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
         """See [`FBLTModel.patch`]."""

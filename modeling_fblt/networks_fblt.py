@@ -103,6 +103,9 @@ class FBLTEncoder(FBLTPreTrainedModel):
         self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
         self.rotary_emb = FBLTRotaryEmbedding(config)
         self.slot_projection = linear(config.hidden_size, cross_attn_k * config.hidden_size)
+        # The last layer's pooling, and where every layer has one, those of the layers before.
+        earlier = config.num_hidden_layers - 1 if config.cross_attn_all_layers else 0
+        self.earlier_poolings = nn.ModuleList(FBLTPooling(config) for _ in range(earlier))
         self.pooling = FBLTPooling(config)
         self.post_init()
 
@@ -122,31 +125,41 @@ class FBLTEncoder(FBLTPreTrainedModel):
             reach: `[batch, n]`, how many bytes back an n-gram may look.
 
         Returns:
-            `[batch, n, width]`.
+            `[batch, n, width]`: the last layer's. Where every layer is pooled, `[batch, n, layers * width]`.
         """
         hidden = self.embed_tokens(ids)
         if self.hash_embedding is not None:
             hidden = hidden + self.hash_embedding(torch.cat([before, ids], dim=1), reach)
         rotary = self.rotary_emb(hidden, positions)
+        pooled = []
         for layer in self.layers:
             hidden, _ = layer(hidden, rotary, context)
-        return hidden
+            pooled.append(hidden)
+        return torch.cat(pooled, dim=-1) if len(self.earlier_poolings) else hidden
+
+    def last_layer(self, states: torch.Tensor) -> torch.Tensor:
+        """The last layer's share of the states, `[batch, n, width]`."""
+        return states[..., -self.config.hidden_size :]
 
     def pool(self, states: torch.Tensor, patch: torch.Tensor, patches: int) -> torch.Tensor:
         """Patches from the states of their bytes.
 
         Args:
-            states: `[batch, length, width]`.
+            states: `[batch, length, width]`, or those of all layers, see [`forward`].
             patch: `[batch, length]`, index of each byte's patch; `patches` for bytes of none.
 
         Returns:
             `[batch, patches, k * width]`.
         """
-        index = patch[..., None].expand_as(states)
-        pooled = states.new_zeros(states.shape[0], patches + 1, states.shape[2])
-        pooled = pooled.scatter_reduce(1, index, states, "amax", include_self=False)[:, :patches]
+        by_layer = states.split(self.config.hidden_size, dim=-1)
+        first = by_layer[0]
+        index = patch[..., None].expand_as(first)
+        pooled = first.new_zeros(first.shape[0], patches + 1, first.shape[2])
+        pooled = pooled.scatter_reduce(1, index, first, "amax", include_self=False)[:, :patches]
         slots = self.slot_projection(pooled).unflatten(-1, (self.cross_attn_k, -1))
-        return self.pooling(slots, states, patch).flatten(2)
+        for pooling, layer_states in zip([*self.earlier_poolings, self.pooling], by_layer, strict=True):
+            slots = pooling(slots, layer_states, patch)
+        return slots.flatten(2)
 
 
 class FBLTGlobal(FBLTPreTrainedModel):
@@ -189,7 +202,8 @@ class FBLTDecoder(FBLTPreTrainedModel):
         self.cross_attn_k = cross_attn_k
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size) if has_embedding else None
         self.latent_projection = linear(latent_width or config.hidden_size, cross_attn_k * config.hidden_size)
-        self.readers = nn.ModuleList(FBLTLatentReading(config) for _ in range(config.num_hidden_layers))
+        readers = config.num_hidden_layers if config.cross_attn_all_layers else 1
+        self.readers = nn.ModuleList(FBLTLatentReading(config) for _ in range(readers))
         self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = FBLTRotaryEmbedding(config)
@@ -216,10 +230,12 @@ class FBLTDecoder(FBLTPreTrainedModel):
         """
         slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
         rotary = self.rotary_emb(hidden, positions)
-        for reader, layer in zip(self.readers, self.layers, strict=True):
+        for i, layer in enumerate(self.layers):
             if recorder is not None:
                 recorder.hidden_states.append(hidden)
-            hidden, weights = layer(reader(hidden, slots, latent_index), rotary, context)
+            if i < len(self.readers):
+                hidden = self.readers[i](hidden, slots, latent_index)
+            hidden, weights = layer(hidden, rotary, context)
             if recorder is not None:
                 recorder.attentions.append(weights)
         hidden = self.norm(hidden)

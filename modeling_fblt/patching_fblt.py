@@ -86,11 +86,11 @@ def _exceeds_threshold(entropies: torch.Tensor, threshold: float) -> torch.Tenso
 
 
 def _space_like(ids: torch.Tensor) -> torch.Tensor:
-    """BLT's space rule: any byte that is not a letter, a digit or part of a multi-byte character."""
+    """BLT's space rule: any byte that is neither an ASCII letter or digit nor a continuation byte of UTF-8."""
     byte = ids - BYTE_OFFSET
     word = (byte >= ord("0")) & (byte <= ord("9"))
     word = word | ((byte >= ord("A")) & (byte <= ord("Z"))) | ((byte >= ord("a")) & (byte <= ord("z")))
-    return ~(word | (byte >= 0x80))
+    return ~(word | ((byte >= 0x80) & (byte < 0xC0)))
 
 
 def raw_boundaries(
@@ -98,7 +98,7 @@ def raw_boundaries(
     ids: torch.Tensor,
     entropies: torch.Tensor | None,
     state: PatchingState,
-    document_start: torch.Tensor,
+    origin: torch.Tensor,
     threshold: float,
     patch_size: int,
 ) -> torch.Tensor:
@@ -108,7 +108,7 @@ def raw_boundaries(
         mode: `"entropy"`, `"static"` or `"space"`.
         ids: `[batch, n]`.
         entropies: `[batch, n]` in nats; needed by `"entropy"` only.
-        document_start: `[batch, n + 1]`, see [`document_starts`].
+        origin: `[batch, n + 1]`, position from which `"static"` counts: where an isolated document begins, else 0.
 
     Returns:
         `[batch, n]` booleans, column `j` for position `j + 1`.
@@ -117,7 +117,7 @@ def raw_boundaries(
         return _exceeds_threshold(entropies, threshold)
     if mode == "static":
         next_position = state.position[:, None] + torch.arange(1, ids.shape[1] + 1, device=ids.device)
-        return (next_position - document_start[:, 1:] - 1) % patch_size == 0
+        return (next_position - origin[:, 1:] - 1) % patch_size == 0
     before = torch.cat([state.previous[:, 1:], ids[:, :-1]], dim=1)
     special = ids < BYTE_OFFSET
     return special | (_space_like(ids) & ~_space_like(before))

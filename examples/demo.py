@@ -1,0 +1,228 @@
+"""Watch an FBLT checkpoint write with each of its decodings, then see what that saved.
+
+make demo
+python examples/demo.py --prompt "It was a cold evening, and" --show-patches
+python examples/demo.py --decodings ar blt-dv --save-svg demo.svg
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that the script also runs without the repository being installed
+
+from benchmarks.metrics import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb  # noqa: E402
+from examples.display import PlainDisplay, RichDisplay, Several, recording_console  # noqa: E402
+from training.data_text import spaces_to_tabs  # noqa: E402
+
+DECODINGS = {
+    "ar": "one byte at a time",
+    "blt-s": "the decoder drafts ahead, the whole model verifies",
+    "blt-d": "blocks, taken as they were drafted",
+    "blt-dv": "blocks, verified by the whole model",
+}
+NEED_BLOCKS = ("blt-d", "blt-dv")
+VERIFIED = ("blt-s", "blt-dv")
+# As in the training data, indents are tabs.
+PROMPTS = (
+    'def read_lines(path, encoding="utf-8"):\n\t"""Return the lines of a file',
+    "4 And it came to pass, when the king heard these words, that he",
+    "She had been expecting her sister all the morning, and",
+)
+WARM_UP_BYTES = 16
+
+
+@dataclass
+class Tally:
+    """What one decoding wrote for all prompts, and what that took."""
+
+    written: list[list[int]] = field(default_factory=list)
+    seconds: float = 0.0
+    calls: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COMPONENTS, 0.0))
+    drafted: int = 0
+    accepted: int = 0
+    rounds: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(len, self.written))
+
+    def add(self, output, prompt_length: int, seconds: float) -> None:
+        """Counts one generation, a `FBLTGenerateOutput` of one row."""
+        self.written.append(output.sequences[0, prompt_length:].tolist())
+        self.seconds += seconds
+        for name, count in calls(output).items():
+            self.calls[name] += count
+        self.drafted += int(output.drafted.sum())
+        self.accepted += int(output.accepted.sum())
+        self.rounds += int(output.iterations.sum())
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="write on from this text instead of the built-in ones; may be given several times; four spaces at the "
+        "start of a line become a tab, as in the training data",
+    )
+    parser.add_argument(
+        "--model",
+        default=str(ROOT / "checkpoints" / "fblt-demo"),
+        metavar="PATH",
+        help="checkpoint folder (default: checkpoints/fblt-demo)",
+    )
+    parser.add_argument("--max-new-bytes", type=positive, default=160, metavar="N", help="default: 160")
+    parser.add_argument("--decodings", nargs="+", choices=DECODINGS, default=list(DECODINGS), help="default: all")
+    parser.add_argument("--show-patches", action="store_true", help="mark where patches begin")
+    parser.add_argument("--no-color", action="store_true", help="plain text, as without a terminal")
+    parser.add_argument("--save-svg", metavar="PATH", help="also write a picture of the output")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a checkpoint with the code that it carries, in float32: near-ties then decide alike in every decoding."""
+    if not (Path(path) / "config.json").is_file():
+        sys.exit(f"`--model` is {path!r}, where no config.json is: give a folder that save_pretrained wrote.")
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, dtype=torch.float32)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def run(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace, display
+) -> dict[str, Tally]:
+    """Writes on from every prompt with every decoding, and shows it."""
+    prompts = [spaces_to_tabs(text) for text in options.prompt] if options.prompt else PROMPTS
+    tallies = {decoding: Tally() for decoding in options.decodings}
+    for number, prompt in enumerate(prompts, 1):
+        display.heading(f"Prompt {number} of {len(prompts)}")
+        inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+        length = inputs["input_ids"].shape[1]
+        for decoding, tally in tallies.items():
+            if number == 1:  # first calls set things up, which is not to be timed
+                generate(model, inputs, decoding, WARM_UP_BYTES)
+            title = f"{decoding}: {DECODINGS[decoding]}"
+            with display.writing(title) as streamer:
+                began = time.perf_counter()
+                output = generate(model, inputs, decoding, options.max_new_bytes, streamer)
+                seconds = time.perf_counter() - began - streamer.seconds
+            tally.add(output, length, seconds)
+            starts = None
+            if options.show_patches:
+                starts = model.patch(output.sequences).patch_starts[0, :-1].tolist()
+            display.written(title, summarize(output, length), streamer, starts)
+    return tallies
+
+
+def generate(model: PreTrainedModel, inputs, decoding: str, length: int, streamer=None):
+    """Greedy generation by one decoding."""
+    return model.generate(
+        **inputs,
+        decoding=decoding,
+        do_sample=False,
+        max_new_tokens=length,
+        return_dict_in_generate=True,
+        streamer=streamer,
+    )
+
+
+def summarize(output, prompt_length: int) -> str:
+    written, rounds = output.sequences.shape[1] - prompt_length, int(output.iterations)
+    return f"{written} bytes in {rounds} rounds, {written / rounds:.1f} each"
+
+
+def table_rows(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[tuple[str, list[str]]]:
+    """The table, one column per decoding: label and cells of each row."""
+    plain = tallies.get("ar")
+    columns = []
+    for decoding, tally in tallies.items():
+        per_byte = {name: count / tally.bytes for name, count in tally.calls.items()}
+        column = {"bytes written": str(tally.bytes), "bytes per round": f"{tally.bytes / tally.rounds:.2f}"}
+        for name in ("decoder", "encoder", "global", "patcher"):
+            column[f"{name} calls per byte"] = f"{per_byte[name]:.3f}"
+        for label, with_patcher in (("traffic per byte", False), ("  with the patcher", True)):
+            traffic = traffic_gb(tally.calls, parameters, with_patcher=with_patcher) / tally.bytes
+            column[f"{label}, MB"] = f"{1000 * traffic:.3g}"
+            column[f"{label}, of ar's"] = "-"
+            if plain:
+                reference = traffic_gb(plain.calls, parameters, with_patcher=with_patcher) / plain.bytes
+                column[f"{label}, of ar's"] = f"{traffic / reference:.0%}"
+        speed = tally.bytes / tally.seconds
+        column["bytes per second"] = f"{speed:.0f}"
+        column["  times ar's"] = f"{speed * plain.seconds / plain.bytes:.2f}x" if plain else "-"
+        kept = f"{tally.accepted / tally.drafted:.0%}" if tally.drafted else "-"
+        column["drafted bytes kept"] = "unchecked" if decoding == "blt-d" else kept
+        column["distinct 8-grams"] = f"{distinct_ngrams(tally.written):.0%}"
+        column["same bytes as ar"] = compare(tally, plain)
+        columns.append(column)
+    return [(label, [column[label] for column in columns]) for label in columns[0]]
+
+
+def compare(tally: Tally, plain: Tally | None) -> str:
+    """Whether a decoding wrote what plain decoding did."""
+    if plain is None or tally is plain:
+        return "-"
+    same = sum(a == b for a, b in zip(tally.written, plain.written, strict=True))
+    return "yes" if same == len(plain.written) else f"{same} of {len(plain.written)}" if same else "no"
+
+
+def notes(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[str]:
+    """What a reader of the table should know."""
+    sizes = ", ".join(f"{name} {parameters[name] / 1e6:.2f} M" for name in COMPONENTS)
+    lines = [
+        "Text is greedy, and small models repeat themselves: what is repeated is easy to draft, so other text gains "
+        "less. The share of distinct 8-grams (strings of 8 bytes) tells how much is new.",
+        "Traffic is Eq. 8 of the paper, 2 bytes per parameter read: decoder calls read the decoder, global calls the "
+        f"encoder and the global transformer. Parameters: {sizes}; tables of byte and hash embeddings are left out, "
+        "since a lookup reads a few rows only.",
+        "Calls and seconds include reading the prompt. Speed is a single timing on this machine, and much of a small "
+        "network's time is Python's own.",
+    ]
+    plain = tallies.get("ar")
+    unequal = [name for name in VERIFIED if name in tallies and compare(tallies[name], plain) not in ("yes", "-")]
+    if unequal:
+        lines.append(
+            f"{', '.join(unequal)}: a verified decoding can differ from ar where two bytes are equally likely."
+        )
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    console = Console()
+    lively = console.is_terminal and not console.is_dumb_terminal and not console.no_color and not options.no_color
+    model, tokenizer = load(options.model)
+    display = RichDisplay(console) if lively else PlainDisplay()
+    recorder = recording_console()
+    if options.save_svg:
+        display = Several(display, RichDisplay(recorder))
+    if model.config.block_size is None and (dropped := [d for d in options.decodings if d in NEED_BLOCKS]):
+        options.decodings = [d for d in options.decodings if d not in NEED_BLOCKS]
+        display.heading(f"Without {', '.join(dropped)}: this checkpoint was not trained with blocks.")
+    tallies = run(model, tokenizer, options, display)
+    parameters = component_parameters(model)
+    display.table(list(tallies), table_rows(tallies, parameters), notes(tallies, parameters))
+    if options.save_svg:
+        recorder.save_svg(options.save_svg, title="make demo")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The demo on a tiny random checkpoint, and the pieces of its display on made-up bytes."""
+
+import io
+import re
+
+import pytest
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+
+from examples import demo
+from examples.display import (
+    DraftStreamer,
+    Kind,
+    PlainDisplay,
+    RichDisplay,
+    classify,
+    pieces,
+    plain,
+    recording_console,
+    styled,
+)
+from modeling_fblt import FBLTConfig, FBLTForCausalLM
+from modeling_fblt.tokenization_fblt import build_tokenizer
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+ESCAPES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def ids(text: str | bytes) -> list[int]:
+    return [byte + 4 for byte in (text.encode() if isinstance(text, str) else text)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), block_size=4)
+
+
+def save_checkpoint(folder, block_size):
+    torch.manual_seed(0)
+    model = FBLTForCausalLM(
+        FBLTConfig(
+            patcher_config=SMALL,
+            encoder_config=SMALL | {"hash_vocab_size": 50},
+            global_config=SMALL,
+            decoder_config=SMALL,
+            patching_threshold=5.0,
+            block_size=block_size,
+        )
+    )
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def table_row(output: str, label: str) -> list[str]:
+    """Cells of a row of the plain table."""
+    (line,) = [line for line in output.splitlines() if line.startswith(label + "  ")]
+    return line[len(label) :].split()
+
+
+# --- the whole demo ---
+
+
+def test_plain_output(checkpoint, capsys):
+    demo.main(["--model", checkpoint, "--prompt", "def f():\n    return", "--prompt", "é", "--max-new-bytes", "20"])
+    output = capsys.readouterr().out
+    assert not ESCAPES.search(output)
+    assert max(map(cell_len, output.splitlines())) < 100
+    assert table_row(output, "bytes written") == ["40"] * 4
+    assert table_row(output, "same bytes as ar") == ["-", "yes", table_row(output, "same bytes as ar")[2], "yes"]
+    assert table_row(output, "decoder calls per byte")[0] == "1.000"
+    assert table_row(output, "traffic per byte, of ar's")[0] == "100%"
+    assert table_row(output, "  with the patcher, of ar's")[0] == "100%"
+    assert table_row(output, "  times ar's")[0] == "1.00x"
+    assert table_row(output, "drafted bytes kept")[2] == "unchecked"
+    assert all(float(cell) > 0 for cell in table_row(output, "bytes per second"))
+
+
+def test_one_decoding_and_patches(checkpoint, capsys):
+    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decodings", "blt-s"]
+    demo.main([*arguments, "--show-patches"])
+    output = capsys.readouterr().out
+    assert "    |a" in output
+    assert table_row(output, "same bytes as ar") == ["-"]
+    assert table_row(output, "traffic per byte, of ar's") == ["-"]
+
+
+def test_checkpoint_without_blocks(tmp_path, capsys):
+    demo.main(["--model", save_checkpoint(tmp_path, block_size=None), "--prompt", "ab", "--max-new-bytes", "3"])
+    output = capsys.readouterr().out
+    assert "Without blt-d, blt-dv" in output
+    assert table_row(output, "bytes written") == ["3", "3"]
+
+
+def test_picture(checkpoint, tmp_path, capsys):
+    picture = tmp_path / "demo.svg"
+    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "6", "--decodings", "ar", "blt-dv"]
+    demo.main([*arguments, "--save-svg", str(picture)])
+    assert not ESCAPES.search(capsys.readouterr().out)
+    drawn = picture.read_text().replace("&#160;", " ")
+    assert "blt-dv: blocks, verified" in drawn and "bytes per second" in drawn
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "nowhere"], "`--model` is 'nowhere'"),
+        (["--max-new-bytes", "0"], "--max-new-bytes"),
+        (["--decodings", "fast"], "--decodings"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        demo.main(arguments)
+    assert message in str(stopped.value.code) + capsys.readouterr().err
+
+
+# --- pieces of the display ---
+
+
+@pytest.mark.parametrize(
+    "draft, new, kinds",
+    [
+        ("", "x", "w"),
+        ("", "xyz", "www"),
+        ("abcd", "abcd", "kkkk"),
+        ("abcd", "abcde", "kkkkw"),
+        ("abcd", "abx", "kkc"),
+        ("abcd", "x", "c"),
+        ("abcd", "ab", "kk"),  # cut by a stop
+    ],
+)
+def test_classify(draft, new, kinds):
+    names = {"w": Kind.WRITTEN, "k": Kind.KEPT, "c": Kind.CORRECTED}
+    assert classify(ids(draft), ids(new)) == [names[kind] for kind in kinds]
+
+
+def feed(streamer: DraftStreamer) -> None:
+    """A prompt, a draft of which two bytes are kept and one is corrected, and a pending draft."""
+    streamer.put(torch.tensor([[1, *ids("p")]]))
+    streamer.put_draft(value=torch.tensor(ids("abcd")))
+    streamer.put(torch.tensor(ids("ab\n")))
+    streamer.put_draft(value=torch.tensor(ids("ef")))
+
+
+def test_streamer():
+    seen = []
+    streamer = DraftStreamer(lambda s: seen.append((len(s.ids), len(s.draft))))
+    feed(streamer)
+    assert streamer.ids == [1, *ids("pab\n")] and streamer.draft == ids("ef")
+    assert streamer.kinds == [Kind.PROMPT] * 2 + [Kind.KEPT] * 2 + [Kind.CORRECTED]
+    assert seen == [(2, 0), (2, 4), (5, 0), (5, 2)]
+    assert streamer.seconds > 0
+
+
+def test_styles_of_a_growing_text():
+    streamer = DraftStreamer()
+    feed(streamer)
+    text = styled(streamer)
+    assert text.plain == "pab↵\nef"  # a corrected line break is made visible
+    styles = {text.plain[span.start : span.end]: span.style for span in text.spans}
+    expected = {"p": Kind.PROMPT, "ab": Kind.KEPT, "↵\n": Kind.CORRECTED, "ef": Kind.DRAFTED}
+    assert styles == {part: kind.value for part, kind in expected.items()}
+
+
+def test_patches_take_turns_in_shade():
+    streamer = DraftStreamer()
+    streamer.put(torch.tensor([[1, *ids("abcd")]]))
+    starts = [True, True, False, True, False]
+    assert plain(streamer, starts) == "|ab|cd"
+    shaded = ["on grey" in span.style for span in styled(streamer, starts).spans]
+    assert shaded == [False, True]
+
+
+def test_bytes_that_are_no_text():
+    kinds = [Kind.WRITTEN] * 20
+    text = lambda raw: "".join(piece.text for piece in pieces(raw, kinds))  # noqa: E731
+    assert text(ids("aé日👩")) == "aé日👩"
+    assert text(ids("é")[:1]) == "\ufffd"  # cut inside a character
+    assert text(ids(b"\xc3a")) == "\ufffda"
+    assert text([1, *ids("é")[:1], 2, 260]) == "\ufffd</s><mask>"
+    assert text(ids("\x1b[2J\r\u202e\u0085")) == "\ufffd[2J\ufffd\ufffd\ufffd"
+    assert text(ids("a\tb\n")) == "a    b\n"
+
+
+def test_character_of_two_origins():
+    """A character counts as its last byte does, and starts a patch where any of its bytes does."""
+    found = pieces(ids("aé"), [Kind.PROMPT, Kind.KEPT, Kind.CORRECTED], [False, False, True])
+    assert [(piece.text, piece.kind, piece.starts_patch) for piece in found] == [
+        ("a", Kind.PROMPT, False),
+        ("é", Kind.CORRECTED, True),
+    ]
+
+
+def test_plain_lines_are_narrow():
+    streamer = DraftStreamer()
+    streamer.put(torch.tensor([ids("日" * 100 + "\n\n" + "x" * 300)]))
+    lines = plain(streamer).split("\n")
+    assert max(map(cell_len, lines)) <= 92 and "".join(lines).count("x") == 300 and "" in lines
+
+
+def test_growing_text_on_a_terminal(monkeypatch):
+    """A live display redraws in place and leaves the finished text."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=60, height=8, color_system="truecolor")
+    display = RichDisplay(console, pause=0)
+    with display.writing("blt-dv") as streamer:
+        feed(streamer)
+        streamer.put(torch.tensor(ids("line\n" * 30)))  # more than the terminal holds
+    display.written("blt-dv", "1 round", streamer, None)
+    shown = file.getvalue()
+    assert "ef" in shown  # the pending draft
+    assert "\x1b[2K" in shown  # lines that were wiped
+    assert shown.count("line") > 30  # all of them at the end
+
+
+def test_table_in_both_displays(capsys):
+    rows = [("bytes", ["1", "2"]), ("same bytes as ar", ["-", "yes"])]
+    PlainDisplay().table(["ar", "blt-s"], rows, ["A note."])
+    assert table_row(capsys.readouterr().out, "same bytes as ar") == ["-", "yes"]
+    recorder = recording_console()
+    RichDisplay(recorder).table(["ar", "blt-s"], rows, ["A note."])
+    drawn = recorder.export_text()
+    assert "same bytes as ar" in drawn and "A note." in drawn
+
+
+def test_unequal_verified_decoding_is_explained():
+    tallies = {"ar": demo.Tally(written=[[5], [6]]), "blt-dv": demo.Tally(written=[[5], [7]])}
+    assert demo.compare(tallies["blt-dv"], tallies["ar"]) == "1 of 2"
+    parameters = dict.fromkeys(("patcher", "encoder", "global", "decoder"), 1)
+    assert demo.notes(tallies, parameters)[-1].startswith("blt-dv: a verified decoding can differ")

@@ -1,0 +1,175 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Feeding bytes bit by bit equals one full pass, whatever was drafted or taken back in between. In float64."""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_fblt.cache_fblt import FBLTCache
+from modeling_fblt.configuration_fblt import MASK_ID
+from modeling_fblt.modeling_fblt import FBLTForCausalLM
+from modeling_fblt.steps_fblt import draft_block, draft_byte, feed
+from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
+
+CLOSE = {"atol": 1e-9, "rtol": 0}
+LENGTH = 40
+VARIANTS = {
+    "plain": {},
+    "encoder-input": {"decoder_input": "encoder"},
+    "not-isolated": {"isolate_documents": False},
+    "no-longest-patch": {"max_patch_length": None},
+    "static": {"patching_mode": "static", "patch_size": 3},
+    "space": {"patching_mode": "space", "decoder_input": "encoder"},
+}
+
+
+@functools.cache
+def shared_model(variant: str) -> FBLTForCausalLM:
+    return tiny_model(**VARIANTS[variant]).requires_grad_(False)
+
+
+def texts() -> torch.Tensor:
+    """Rows with documents that end in different places, in the last row twice in a row."""
+    rows = torch.cat([random_rows(1, LENGTH, seed=1), packed_row(13, 27, seed=2), packed_row(5, 1, 20, 14, seed=3)])
+    rows[:, ::6] = rows[:, ::6].clamp(max=4 + ord(" "))
+    return rows
+
+
+@functools.cache
+def full_pass(variant: str) -> tuple[torch.Tensor, FBLTCache]:
+    """Logits of whole rows, and the cache that one pass over them leaves."""
+    cache = FBLTCache(shared_model(variant).config, 3)
+    return shared_model(variant)(texts(), past_key_values=cache).logits, cache
+
+
+def assert_holds(cache: FBLTCache, whole: FBLTCache) -> None:
+    """`cache` knows of its bytes what `whole`, which goes on, knows of them."""
+    for row, length in enumerate(cache.lengths.tolist()):
+        for name in ("patch_index", "patch_start", "document_start"):
+            have, wanted = getattr(cache, name).data[row], getattr(whole, name).data[row]
+            assert torch.equal(have[: length + 1], wanted[: length + 1]), name
+        patches = int(cache.patch_index.data[row, length])
+        assert torch.equal(cache.document_patch.data[row, :patches], whole.document_patch.data[row, :patches])
+        torch.testing.assert_close(cache.latents.data[row, :patches], whole.latents.data[row, :patches], **CLOSE)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(sizes=st.lists(st.integers(1, 25), min_size=1, max_size=20), variant=st.sampled_from(list(VARIANTS)))
+def test_any_chunking_equals_one_pass(sizes, variant):
+    model, (logits, whole) = shared_model(variant), full_pass(variant)
+    cache, done = FBLTCache(model.config, 3), 0
+    for size in [*sizes, LENGTH]:
+        chunk = texts()[:, done : done + size]
+        if chunk.shape[1] == 0:
+            break
+        output = model(chunk, past_key_values=cache)
+        torch.testing.assert_close(output.logits, logits[:, done : done + size], **CLOSE)
+        done += chunk.shape[1]
+    assert cache.get_seq_length() == LENGTH and output.past_key_values is cache
+    assert_holds(cache, whole)
+
+
+def test_a_byte_at_a_time_equals_one_pass():
+    model, (logits, whole) = shared_model("plain"), full_pass("plain")
+    cache = FBLTCache(model.config, 3)
+    steps = [model(texts()[:, i : i + 1], past_key_values=cache).logits for i in range(LENGTH)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), logits, **CLOSE)
+    assert_holds(cache, whole)
+
+
+# What happens between two feeds: bytes fed and taken back, or drafted.
+DISTURBANCES = st.lists(st.tuples(st.sampled_from(["take back", "block", "bytes"]), st.integers(1, 12)), max_size=2)
+
+
+def disturb(model: FBLTForCausalLM, cache: FBLTCache, kind: str, amount: int) -> None:
+    batch, lengths = cache.lengths.shape[0], cache.lengths.clone()
+    junk = random_rows(batch, amount + 1, seed=amount)[:, 1:]
+    junk[:, amount // 2] = 2
+    if kind == "take back":
+        feed(model.model, junk, torch.tensor([amount, amount // 2, 0]), cache, close_patch=amount % 2 == 0)
+        cache.truncate(torch.minimum(cache.lengths, lengths))
+    elif kind == "block":
+        draft_block(model.model, torch.full((batch, BLOCK), MASK_ID), cache)
+    else:
+        for offset in range(amount):
+            draft_byte(model.model, junk[:, offset : offset + 1], offset, cache)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    rounds=st.lists(
+        st.tuples(st.lists(st.integers(0, 12), min_size=3, max_size=3), DISTURBANCES), min_size=1, max_size=6
+    ),
+    variant=st.sampled_from(list(VARIANTS)),
+)
+def test_rows_of_their_own_lengths_survive_drafts_and_rejections(rounds, variant):
+    model, (logits, whole) = shared_model(variant), full_pass(variant)
+    cache, ids = FBLTCache(model.config, 3), texts()
+    for advance, disturbances in [([2, 1, 3], []), *rounds]:
+        lengths = torch.minimum(torch.tensor(advance), LENGTH - cache.lengths)
+        if not lengths.any():
+            continue
+        before = cache.lengths
+        position = before[:, None] + torch.arange(int(lengths.max()))
+        fed = feed(model.model, ids.gather(1, position.clamp(max=LENGTH - 1)), lengths, cache)
+        for row, (start, length) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
+            computed = model.byte_logits(fed.hidden[row, :length])
+            torch.testing.assert_close(computed, logits[row, start : start + length], **CLOSE)
+        assert_holds(cache, whole)
+        for kind, amount in disturbances:
+            disturb(model, cache, kind, amount)
+        assert_holds(cache, whole)
+
+
+@pytest.mark.parametrize("variant", ["plain", "encoder-input"])
+def test_bytes_taken_back_deep_into_a_row_leave_no_trace(variant):
+    model, (logits, whole) = shared_model(variant), full_pass(variant)
+    cache = FBLTCache(model.config, 3)
+    other = torch.cat([texts()[:, :9], random_rows(3, 31, seed=9)], dim=1)
+    other[1, 20], other[2, 10] = 2, 2
+    model(other, past_key_values=cache)
+    cache.truncate(torch.tensor([9, 9, 9]))
+    assert cache.get_seq_length() == 9
+    torch.testing.assert_close(model(texts()[:, 9:], past_key_values=cache).logits, logits[:, 9:], **CLOSE)
+    assert_holds(cache, whole)
+
+
+def test_a_latent_that_nobody_reads_yet_may_be_anything():
+    model, (logits, _) = shared_model("plain"), full_pass("plain")
+    cache = FBLTCache(model.config, 3)
+    model(texts()[:, :20], past_key_values=cache)
+    for row, patches in enumerate(cache.patch_index.at(cache.lengths).tolist()):
+        cache.latents.data[row, patches:] = 1e30
+    cache.states.data[:, 20:] = 1e30
+    torch.testing.assert_close(model(texts()[:, 20:], past_key_values=cache).logits, logits[:, 20:], **CLOSE)
+
+
+def test_rows_can_be_chosen_repeated_and_reordered():
+    model, (logits, _) = shared_model("plain"), full_pass("plain")
+    cache, rows = FBLTCache(model.config, 3), torch.tensor([2, 0, 2, 1])
+    model(texts()[:, :17], past_key_values=cache)
+    cache.reorder_cache(rows)
+    output = model(texts()[rows, 17:], past_key_values=cache)
+    torch.testing.assert_close(output.logits, logits[rows, 17:], **CLOSE)
+
+
+def test_a_padded_prompt_continues_with_the_mask_of_all_columns():
+    model, (logits, _) = shared_model("plain"), full_pass("plain")
+    mask = torch.ones(3, LENGTH + 4, dtype=torch.long)
+    mask[:, :4] = 0
+    padded = torch.nn.functional.pad(texts(), (4, 0))
+    cache = FBLTCache(model.config, 3)
+    first = model(padded[:, :21], attention_mask=mask[:, :21], past_key_values=cache)
+    assert cache.get_seq_length() == 21 and cache.lengths.tolist() == [17] * 3
+    second = model(padded[:, 21:], attention_mask=mask, past_key_values=cache)
+    torch.testing.assert_close(torch.cat([first.logits[:, 4:], second.logits], dim=1), logits, **CLOSE)
+
+
+def test_a_cache_is_made_when_wanted():
+    model, ids = shared_model("plain"), random_rows(1, 5)
+    assert isinstance(model(ids).past_key_values, FBLTCache)
+    assert model(ids, use_cache=False).past_key_values is None
+    assert isinstance(model(ids, use_cache=True).past_key_values, FBLTCache)

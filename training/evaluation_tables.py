@@ -1,0 +1,99 @@
+"""The evaluation as tables: plain text where there is no terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure as text; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def interval(ratio: dict) -> str:
+    """A ratio with its 95 % interval."""
+    return f"{number(ratio['ratio'])} (95 %: {number(ratio['low'])} .. {number(ratio['high'])})"
+
+
+def print_evaluation(evaluation: dict, console: Console) -> None:
+    """Prints every figure of `evaluate`'s result but the samples."""
+    console.print(next_byte_table(evaluation["next_byte"]))
+    console.print(offset_table(evaluation["drafts"]))
+    console.print(leading_table(evaluation["drafts"]))
+    console.print(writing_table(evaluation["writing"]))
+    console.print(cost_table(evaluation["writing"]))
+    for line in equality_lines(evaluation["writing"]["equality"]):
+        console.print(line, markup=False, highlight=False)
+
+
+def _table(title: str, first: str, *headings: str) -> Table:
+    table = Table(title=title)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def next_byte_table(figures: dict) -> Table:
+    table = _table("Held-out text", "source", "bytes", "bits/byte", "accuracy", "non-blank", "bytes/patch")
+    for name, row in [*figures["sources"].items(), ("all", figures["all"])]:
+        shares = (row[key] for key in ("bits_per_byte", "accuracy", "accuracy_non_blank"))
+        table.add_row(name, str(row["bytes"]), *map(number, shares), number(row["mean_patch_length"], 2))
+    return table
+
+
+def offset_table(figures: dict) -> Table:
+    offsets = [str(offset) for offset in range(1, figures["block_size"])]
+    table = _table(f"Accuracy by offset from the carried byte, {figures['count']} anchors", "draft", *offsets)
+    for kind in ("one_step", "blt-s"):
+        for counted, values in figures[kind]["accuracy_by_offset"].items():
+            table.add_row(f"{kind}, {counted.replace('_', '-')}", *(number(value, 2) for value in values))
+    return table
+
+
+def leading_table(figures: dict) -> Table:
+    top = [str(count) for count in range(figures["block_size"])]
+    table = _table("Leading correct bytes (mean, and anchors by count)", "continuation", "mean", "+-", *top)
+    for kind in ("one_step", "blt-s", "ar"):
+        leading = figures[kind]["leading_correct"]
+        table.add_row(kind, number(leading["mean"]), number(leading["standard_error"]), *map(str, leading["histogram"]))
+    ratios = [("one_step / blt-s", "one_step_to_blt_s"), ("blt-s / ar", "blt_s_to_ar")]
+    table.caption = "\n".join(f"{label} = {interval(figures[key])}" for label, key in ratios)
+    return table
+
+
+def writing_table(figures: dict) -> Table:
+    title = (
+        f"Free text: {figures['prompts']} prompts, {figures['new_bytes']} bytes each; distinct 8-grams, calls per byte"
+    )
+    table = _table(title, "decoding", "8-grams", "to ar", "decoder", "encoder", "global", "patcher")
+    table.add_row("(real text)", number(figures["reference_distinct_8grams"]), *["-"] * 5)
+    for name, row in figures["decodings"].items():
+        calls = (row[f"{component}_calls_per_byte"] for component in ("decoder", "encoder", "global", "patcher"))
+        distinct = (row["distinct_8grams"], row["distinct_8grams_to_ar"])
+        table.add_row(name, *map(number, distinct), *map(number, calls))
+    return table
+
+
+def cost_table(figures: dict) -> Table:
+    headings = ("bytes/iter.", "global/iter.", "accepted", "MB/byte", "to ar", "+ patcher", "to ar")
+    table = _table("Free text: iterations, and weights read per byte (Eq. 8, bfloat16)", "decoding", *headings)
+    for name, row in figures["decodings"].items():
+        per_iteration = (row[key] for key in ("bytes_per_iteration", "global_calls_per_iteration", "acceptance"))
+        keys = ("traffic_mb_per_byte", "traffic_with_patcher_mb_per_byte")
+        traffic = (row[key + end] for key in keys for end in ("", "_to_ar"))
+        table.add_row(name, *map(number, per_iteration), *map(number, traffic))
+    return table
+
+
+def equality_lines(equality: dict) -> list[str]:
+    """One line per verified decoding, and one per text that is not `ar`'s."""
+    lines = []
+    for name, result in equality.items():
+        lines.append(f"{name} equals ar on {result['equal']} of {result['prompts']} prompts")
+        for difference in result["differences"]:
+            kind = "a near-tie" if difference["near_tie"] else "NOT a near-tie"
+            lines.append(
+                f"  prompt {difference['prompt']}: differs from byte {difference['position']} on, top-2 gap "
+                f"{difference['top_2_gap']:.2e} logits, {kind}"
+            )
+    return lines

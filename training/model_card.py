@@ -1,0 +1,112 @@
+"""Writes the model card of a checkpoint from what was measured, the data's manifest and the recipe.
+
+    python -m training.model_card --evaluation runs/eval.json --manifest data/demo/manifest.json \\
+        --recipe training/recipes/demo.yaml --output checkpoints/fblt-demo/README.md
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from training.evaluate import FORMAT
+from training.files import write_text_atomically
+from training.model_card_sections import data, limits, metrics, overview, recipe_section, samples, usage
+from training.recipe import load_recipe
+
+
+def model_card(evaluation: dict, manifest: dict, recipe: dict, folder: str, hours: float | None, hardware: str) -> str:
+    """The card's text: YAML metadata and Markdown.
+
+    Args:
+        evaluation: result of `training.evaluate`.
+        manifest: the data's `manifest.json`.
+        recipe: the training recipe.
+        folder: where the checkpoint is loaded from in the example.
+        hours: of training; what the checkpoint's own logs say when None.
+        hardware: what it was trained on.
+    """
+    metadata = ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["fblt", "byte-level", "block-diffusion", "custom_code"],
+    )
+    progress = dict(evaluation["checkpoint"]["training"] or {})
+    if hours is not None:
+        progress["hours"] = hours
+    sections = [
+        overview(Path(folder).name, evaluation),
+        usage(folder),
+        recipe_section(recipe, progress, hardware),
+        data(manifest, recipe),
+        metrics(evaluation),
+        samples(evaluation),
+        limits(evaluation, manifest, recipe),
+    ]
+    return "\n\n".join([f"---\n{metadata.to_yaml()}\n---", *sections]) + "\n"
+
+
+def read_json(option: str, path: Path) -> dict:
+    """A JSON file named by an option.
+
+    Raises:
+        ValueError: no such file, or no JSON.
+    """
+    if not path.is_file():
+        raise ValueError(f"--{option} {path}: no such file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--{option} {path}: is no JSON ({error})") from error
+
+
+def read_evaluation(path: Path) -> dict:
+    """An evaluation of the format that this card understands."""
+    evaluation = read_json("evaluation", path)
+    if evaluation.get("format") != FORMAT:
+        raise ValueError(
+            f"--evaluation {path}: has format {evaluation.get('format')}; make it anew with training.evaluate"
+        )
+    if evaluation["settings"]["quick"]:
+        raise ValueError(f"--evaluation {path}: was made with --quick; a card needs the full evaluation")
+    return evaluation
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.model_card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--evaluation", type=Path, required=True, help="JSON file of training.evaluate")
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest.json of the data")
+    parser.add_argument("--recipe", type=Path, required=True, help="YAML recipe of the training run")
+    parser.add_argument("--hours", type=float, help="hours of training; default: as the checkpoint's logs say")
+    parser.add_argument(
+        "--hardware", default=f"{os.cpu_count()} CPU cores", help="what trained it; default: this machine's %(default)s"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("checkpoints/fblt-demo/README.md"), help="default: %(default)s"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        evaluation = read_evaluation(options.evaluation)
+        manifest = read_json("manifest", options.manifest)
+        recipe = load_recipe(options.recipe)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    folder = os.path.relpath(options.output.parent)
+    folder = options.output.resolve().parent.name if folder.startswith("..") else folder
+    write_text_atomically(
+        options.output, model_card(evaluation, manifest, recipe, folder, options.hours, options.hardware)
+    )
+    print(f"written: {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
