@@ -21,6 +21,8 @@ from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
 BYTE_OFFSET = 4
+BLANK, TAB = ord(" ") + BYTE_OFFSET, ord("\t") + BYTE_OFFSET
+DEEPEST_INDENT = 6
 SPECIAL = {0: "<pad>", 1: "", 2: "</s>", 3: "<reserved>", 260: "<mask>"}  # the `<s>` in front is not worth showing
 PLAIN_WIDTH = 92
 PICTURE_WIDTH = 100
@@ -118,8 +120,11 @@ class Piece:
     starts_patch: bool
 
 
-def pieces(ids: Sequence[int], kinds: Sequence[Kind], starts: Sequence[bool] | None = None) -> list[Piece]:
+def pieces(ids: list[int], kinds: Sequence[Kind], starts: Sequence[bool] | None = None) -> list[Piece]:
     """Bytes as characters. A character counts as its last byte does, and starts a patch where any of its bytes does.
+
+    A weak model's runs of blanks are to be seen: of spaces in a row all but the first show as dots, tabs deeper than
+    any indent as arrows.
 
     Args:
         ids: token ids; bytes that are not UTF-8, also an unfinished character at the end, show as U+FFFD.
@@ -134,6 +139,10 @@ def pieces(ids: Sequence[int], kinds: Sequence[Kind], starts: Sequence[bool] | N
             decoder.reset()
         else:
             text = decoder.decode(bytes([token - BYTE_OFFSET]), final=i + 1 == len(ids))
+            if i and token == ids[i - 1] == BLANK:
+                text = "·"
+            elif ids[max(i - DEEPEST_INDENT, 0) : i + 1] == [TAB] * (DEEPEST_INDENT + 1):
+                text = "→   "
         if text:
             starts_patch = starts is not None and any(starts[begin : i + 1])
             found.append(Piece(_printable(text), kinds[i], starts_patch))

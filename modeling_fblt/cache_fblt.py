@@ -126,7 +126,7 @@ class FBLTCache(Cache):
         """Encoder states, ids and patch (counted from the open one) of the bytes since the open patch began.
 
         Returns:
-            `[batch, length, width]`, `[batch, length]` and `[batch, length]`; past a row's end the patch is out of range.
+            `[batch, length, width]`, `[batch, length]`, `[batch, length]`; past a row's end the patch is out of range.
         """
         start = self.patch_start.at(chunk.position)
         end = chunk.position + chunk.lengths

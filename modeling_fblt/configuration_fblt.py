@@ -62,7 +62,7 @@ class _TransformerConfig(PreTrainedConfig):
                 self.hidden_size % (2 * self.num_attention_heads) == 0,
                 f"{self.model_type}.hidden_size",
                 self.hidden_size,
-                f"RoPE needs an even head size, so give a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads}",
+                f"RoPE needs even heads: give a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads}",
             )
         else:
             _check(
@@ -91,7 +91,9 @@ class _LocalConfig(_TransformerConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        _check(self.sliding_window > 0, f"{self.model_type}.sliding_window", self.sliding_window, "give at least 1 byte")
+        _check(
+            self.sliding_window > 0, f"{self.model_type}.sliding_window", self.sliding_window, "give at least 1 byte"
+        )
 
 
 class FBLTPatcherConfig(_LocalConfig):
@@ -112,8 +114,8 @@ class _CrossAttendingConfig(_LocalConfig):
     Args:
         cross_attn_num_heads: its heads; `num_attention_heads` when None.
         cross_attn_num_key_value_heads: its heads of keys and values; as many when None.
-        cross_attn_all_layers: whether every layer has one. If not, the encoder has one after its last layer, the decoder
-            one before its first.
+        cross_attn_all_layers: whether every layer has one. If not, the encoder has one after its last layer, the
+            decoder one before its first.
     """
 
     cross_attn_num_heads: int | None = None

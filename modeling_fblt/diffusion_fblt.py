@@ -140,11 +140,13 @@ def build_blocks(
     )
 
 
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def next_byte_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Summed negative log-likelihood of `targets` `[batch, length]` (-100: none) under `logits`, in nats."""
-    return F.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    return F.cross_entropy(_at_least_float32(logits).flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def block_loss(
@@ -159,14 +161,14 @@ def block_loss(
     """
     row, block, offset = blocks.masked.nonzero(as_tuple=True)
     weight = blocks.weight[row, block, offset]
-    log_q = torch.log_softmax(block_logits.float(), dim=-1)
+    log_q = torch.log_softmax(_at_least_float32(block_logits), dim=-1)
     loss = 0.0
     if distillation < 1:
         picked = log_q.gather(1, blocks.targets[row, block, offset][:, None])[:, 0]
         loss = loss - (1 - distillation) * (weight * picked).sum()
     if distillation > 0:
         before = blocks.anchors[row, block] + offset - 1
-        teacher = torch.log_softmax(clean_logits.detach()[row, before].float(), dim=-1)
+        teacher = torch.log_softmax(_at_least_float32(clean_logits.detach()[row, before]), dim=-1)
         divergence = F.kl_div(log_q, teacher, reduction="none", log_target=True).sum(-1)
         loss = loss + distillation * (weight * divergence).sum()
     return loss

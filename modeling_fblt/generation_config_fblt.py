@@ -62,13 +62,13 @@ class DecodingSettings:
             trained = config.block_size
             if trained is None:
                 raise ValueError(
-                    f"`decoding` is {self.decoding!r}, but this checkpoint was not trained with blocks (its `block_size` is "
-                    "None): use 'blt-s' or 'ar', or fine-tune it with the block loss first."
+                    f"`decoding` is {self.decoding!r}, but this checkpoint was not trained with blocks (its "
+                    "`block_size` is None): use 'blt-s' or 'ar', or fine-tune it with the block loss first."
                 )
             if self.block_size is not None and not 2 <= self.block_size <= trained:
                 raise ValueError(
-                    f"`block_size` is {self.block_size}: this checkpoint was trained for blocks of {trained} bytes; give "
-                    f"2 .. {trained}."
+                    f"`block_size` is {self.block_size}: this checkpoint was trained for blocks of {trained} bytes; "
+                    f"give 2 .. {trained}."
                 )
         if self.decoding == "blt-s" and not (isinstance(self.draft_length, int) and self.draft_length >= 1):
             raise ValueError(f"`draft_length` is {self.draft_length!r}: give at least 1 byte.")
@@ -77,7 +77,9 @@ class DecodingSettings:
         if self.entropy_bound < 0:
             raise ValueError(f"`entropy_bound` is {self.entropy_bound}: give nats, 0 or more.")
         if self.close_patch and self.decoding != "blt-d":
-            raise ValueError("`close_patch` belongs to `decoding='blt-d'`: verification needs the true patch boundaries.")
+            raise ValueError(
+                "`close_patch` belongs to `decoding='blt-d'`: verification needs the true patch boundaries."
+            )
 
 
 class FBLTGenerationConfig(GenerationConfig):

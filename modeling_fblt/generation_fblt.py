@@ -75,14 +75,14 @@ class Decoding:
         return self.text.gather(1, self.known[:, None] - 1)
 
     def unfed(self, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Known bytes not fed yet, without the last `last` ones, of active rows: ids `[batch, n]`, lengths `[batch]`."""
+        """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""
         start = self.cache.lengths
         lengths = torch.where(self.active, self.known - last - start, 0).clamp(min=0)
         position = start[:, None] + torch.arange(int(lengths.max()), device=start.device)
         return self.text.gather(1, position.clamp(max=self.text.shape[1] - 1)), lengths
 
     def append(self, new: torch.Tensor, length: torch.Tensor) -> None:
-        """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes; the capacity allows for all `r`."""
+        """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes; capacity allows for all `r`."""
         behind = self.known[:, None] + torch.arange(new.shape[1], device=new.device)
         self.text.scatter_(1, behind, new)
         self.known = self.known + length
@@ -229,7 +229,7 @@ class Chooser:
         return torch.multinomial(probabilities.flatten(0, -2), 1).view(scores.shape[:-1])
 
     def scores(self, state: Decoding, logits: torch.Tensor) -> torch.Tensor:
-        """Processed logits of block positions `[batch, block_size, vocab]`; every position is offered the known bytes."""
+        """Processed logits of a block, `[batch, block_size, vocab]`; every position is offered the known bytes."""
         if not self.processors:
             return logits
         width = int(state.known.max())
@@ -274,18 +274,22 @@ class FBLTGenerationMixin(GenerationMixin):
     (merged configs, processors, criteria, streamers) is prepared by `generate` itself.
     """
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, *args) -> None:
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, *args
+    ) -> None:
         cache = model_kwargs.get("past_key_values")
         if cache is None and generation_config.use_cache is not False:
             if generation_config.cache_implementation is not None:
                 raise ValueError(
-                    f"`cache_implementation` is {generation_config.cache_implementation!r}: FBLT keeps five kinds of state and "
-                    "brings its own cache; leave it None."
+                    f"`cache_implementation` is {generation_config.cache_implementation!r}: FBLT keeps its own state "
+                    "and brings its own cache; leave it None."
                 )
             rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
             model_kwargs["past_key_values"] = FBLTCache(self.config, rows, self.device)
         elif cache is not None and not isinstance(cache, FBLTCache):
-            raise ValueError(f"`past_key_values` is a {type(cache).__name__}: FBLT needs the FBLTCache of an earlier call.")
+            raise ValueError(
+                f"`past_key_values` is a {type(cache).__name__}: FBLT needs the FBLTCache of an earlier call."
+            )
 
     def _sample(
         self,
@@ -307,17 +311,20 @@ class FBLTGenerationMixin(GenerationMixin):
         cache = model_kwargs.get("past_key_values") or FBLTCache(self.config, input_ids.shape[0], input_ids.device)
         choose = Chooser(logits_processor, generation_config.do_sample)
         budget = generation_config.max_length - columns
-        state = Decoding(self, rows, cache, choose, settings, budget + settings.draft_length + (settings.block_size or 0) + 1)
+        state = Decoding(
+            self, rows, cache, choose, settings, budget + settings.draft_length + (settings.block_size or 0) + 1
+        )
         drafter = build_drafter(settings)
         eos = next((c.eos_token_id for c in stopping_criteria if isinstance(c, EosTokenCriteria)), None)
         limits = [c for c in stopping_criteria if isinstance(c, MaxTimeCriteria)]
         first, limit = state.known.clone(), state.known + budget
 
         while bool(state.active.any()):
-            # 1. Draft, where the bytes that a draft builds on are there; the first round of a verified decoding has none.
+            # 1. Draft, where the bytes that a draft builds on are fed: not in the first round of a verified decoding.
             verifies, ready = drafter.verifies, bool(drafter.ready(state)[state.active].all())
             draft = drafter.draft(state) if ready else state.text[:, :0]
             state.count(drafted=draft.shape[1], iterations=1)
+            show_draft(streamer, draft)
             # 2. and 3. Feed and accept.
             if verifies or not ready:
                 choice = state.verify(draft)
@@ -331,7 +338,7 @@ class FBLTGenerationMixin(GenerationMixin):
             length, stopped = cut_at_stop(new, length, eos, limit - state.known)
             length = torch.where(state.active, length, 0)
             state.count(accepted=torch.minimum(accepted, length))
-            show(streamer, state, draft, new, length)
+            show_new(streamer, new, length)
             state.append(new, length)
             if verifies or not ready:
                 cache.truncate(torch.minimum(cache.lengths, state.known - 1))
@@ -355,8 +362,9 @@ class FBLTGenerationMixin(GenerationMixin):
         if not generation_config.return_dict_in_generate:
             return sequences
         if bool((state.pending > 0).any()):
+            # For whoever continues from the cache; no byte of this text needed it, so it is not counted.
             state.active = torch.ones_like(state.active)
-            state.feed(*state.unfed(last=1))
+            feed(self.model, *state.unfed(last=1), state.cache)
         state.cache.columns = input_ids.shape[1] + int(new.min()) - 1
         return FBLTGenerateOutput(sequences=sequences, past_key_values=state.cache, **state.counts)
 
@@ -379,13 +387,15 @@ def cut_at_stop(
     return length, stopped
 
 
-def show(streamer, state: Decoding, draft: torch.Tensor, new: torch.Tensor, length: torch.Tensor) -> None:
-    """Hands a streamer the draft, if it wants drafts, and then the bytes that stay."""
-    if streamer is None:
-        return
+def show_draft(streamer, draft: torch.Tensor) -> None:
+    """Hands a streamer that wants drafts the first row's, before it is judged."""
     if draft.shape[1] and hasattr(streamer, "put_draft"):
         streamer.put_draft(value=draft[0].cpu())
-    if int(length[0]):
+
+
+def show_new(streamer, new: torch.Tensor, length: torch.Tensor) -> None:
+    """Hands a streamer the first row's new bytes."""
+    if streamer is not None and int(length[0]):
         streamer.put(new[0, : int(length[0])].cpu())
 
 
@@ -397,8 +407,8 @@ def check_supported(settings, generation_config, stopping_criteria, input_ids, m
     """
     if generation_config.do_sample and settings.decoding in ("blt-s", "blt-dv"):
         raise ValueError(
-            f"`do_sample` is True with `decoding={settings.decoding!r}`: verified decodings are greedy so far; sample with "
-            "decoding='ar' or 'blt-d', or set do_sample=False."
+            f"`do_sample` is True with `decoding={settings.decoding!r}`: verified decodings are greedy so far; sample "
+            "with decoding='ar' or 'blt-d', or set do_sample=False."
         )
     asked = [
         name
@@ -406,13 +416,15 @@ def check_supported(settings, generation_config, stopping_criteria, input_ids, m
         if getattr(generation_config, name, None) and generation_config.return_dict_in_generate
     ]
     if asked:
-        raise ValueError(f"`{asked[0]}` is not supported by FBLT's generate yet: call the model on the returned sequences.")
+        raise ValueError(
+            f"`{asked[0]}` is not supported by FBLT's generate yet: call the model on the returned sequences."
+        )
     known = (MaxLengthCriteria, EosTokenCriteria, MaxTimeCriteria)
     others = [type(c).__name__ for c in stopping_criteria if not isinstance(c, known)]
     if others:
         raise ValueError(
-            f"`stopping_criteria` holds {others}: FBLT's generate stops at max_new_tokens, max_time and eos_token_id so far; "
-            "stop strings and criteria of your own are not supported yet."
+            f"`stopping_criteria` holds {others}: generate stops at max_new_tokens, max_time and eos_token_id so "
+            "far; stop strings and criteria of your own are not supported yet."
         )
     if generation_config.use_cache is False:
         raise ValueError("`use_cache` is False: FBLT's generate always decodes with its cache; leave it True.")

@@ -65,7 +65,9 @@ class FBLTRotaryEmbedding(nn.Module):
         self.rope_type = config.rope_parameters["rope_type"]
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
-        init = self.compute_default_rope_parameters if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
+        init = (
+            self.compute_default_rope_parameters if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
+        )
         inv_freq, self.attention_scaling = init(config)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
@@ -189,7 +191,7 @@ class FBLTLayer(GradientCheckpointingLayer):
 class FBLTCrossAttention(nn.Module):
     """Cross-attention between bytes and the slots of one patch or latent each (Eq. 1), without positions.
 
-    BLT's module returns `x + W_o attn(.)` and its caller adds `x` once more; so do `forward`s here: `2 x + W_o attn(.)`.
+    BLT's module returns `x + W_o attn(.)` and its caller adds `x` once more; here `forward` gives `2 x + W_o attn(.)`.
     """
 
     def __init__(self, config):
@@ -279,9 +281,7 @@ def select_rows(source: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return flat.unflatten(-1, source.shape[2:])
 
 
-def hash_ngrams(
-    ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functions: int, rows: int
-) -> torch.Tensor:
+def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functions: int, rows: int) -> torch.Tensor:
     """Rows of the hash tables for the n-grams that end at each byte (BLT's rolling polynomial hash).
 
     Args:

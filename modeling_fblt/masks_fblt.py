@@ -13,9 +13,7 @@ def causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor)
     return (key <= query) & (key >= document_start)
 
 
-def windowed_causal(
-    query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor, window: int
-) -> torch.Tensor:
+def windowed_causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor, window: int) -> torch.Tensor:
     """As [`causal`], within the `window` positions that end at the query: keys in `(query - window, query]`."""
     return causal(query, key, document_start) & (key > query - window)
 
@@ -59,7 +57,9 @@ def training_square(
     block_anchor = anchors.repeat_interleave(block_size, dim=1)
     block_document = document_start.gather(1, block_anchor)
 
-    mask = torch.zeros(batch, length + blocks * block_size, length + blocks * block_size, dtype=torch.bool, device=device)
+    mask = torch.zeros(
+        batch, length + blocks * block_size, length + blocks * block_size, dtype=torch.bool, device=device
+    )
     mask[:, :length, :length] = windowed_causal(clean[:, None], clean, document_start[:, :, None], window)
     mask[:, length:, :length] = block_to_clean(
         block_position[:, :, None], clean, block_anchor[:, :, None], block_document[:, :, None], window

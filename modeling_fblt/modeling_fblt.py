@@ -251,9 +251,7 @@ class FBLTModel(FBLTPreTrainedModel):
     ) -> torch.Tensor:
         """Normed decoder states of a chunk's bytes, `[batch, n, width]`."""
         latent_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
-        context = local_context(
-            self.config.decoder_config, None if chunk.cache is None else chunk.cache.decoder, chunk
-        )
+        context = local_context(self.config.decoder_config, None if chunk.cache is None else chunk.cache.decoder, chunk)
         latent_index = latent_index.clamp(max=latents.shape[1] - 1)  # padding may count on
         return self.decoder(
             self.decoder_input(chunk.ids, states), latents, latent_index, chunk.positions, context, recorder
@@ -363,7 +361,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
 
     def resize_token_embeddings(self, *args, **kwargs):
         raise ValueError(
-            "The vocabulary of FBLT is the 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
+            "The vocabulary of FBLT is 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
         )
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
@@ -412,9 +410,13 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             outputs = self.model(input_ids, attention_mask, past_key_values, patch_starts, use_cache, **kwargs)
             return self._with_logits(outputs, logits_to_keep, kwargs)
         if past_key_values is not None:
-            raise ValueError("`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache.")
+            raise ValueError(
+                "`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache."
+            )
         if not (self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0):
-            outputs = self.model(input_ids, attention_mask, None, patch_starts, use_cache, **{**kwargs, "return_dict": True})
+            outputs = self.model(
+                input_ids, attention_mask, None, patch_starts, bool(use_cache), **{**kwargs, "return_dict": True}
+            )
             rows = Rows.of(input_ids, attention_mask)
             logits = self.byte_logits(outputs.last_hidden_state)
             targets = next_byte_targets(rows, labels, shift_labels)
@@ -464,9 +466,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         )
 
 
-def next_byte_targets(
-    rows: Rows, labels: torch.Tensor | None, shift_labels: torch.Tensor | None
-) -> torch.Tensor:
+def next_byte_targets(rows: Rows, labels: torch.Tensor | None, shift_labels: torch.Tensor | None) -> torch.Tensor:
     """By place, the label of the byte after each byte; -100 where there is none. `[batch, n]`."""
     places = torch.arange(rows.ids.shape[1], device=rows.ids.device)
     if shift_labels is not None:

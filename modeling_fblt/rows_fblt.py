@@ -34,8 +34,8 @@ class Rows:
             return cls(input_ids, torch.full((batch,), n, dtype=torch.long, device=input_ids.device))
         if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < n:
             raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)}: give [batch, n], or all columns so far, for "
-                f"`input_ids` of shape {tuple(input_ids.shape)}."
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}: give [batch, n], or all columns so far, "
+                f"for `input_ids` of shape {tuple(input_ids.shape)}."
             )
         real = attention_mask[:, -n:].bool() if n else attention_mask[:, :0].bool()
         order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
@@ -50,7 +50,9 @@ class Rows:
         if self.place is None:
             return values
         padding = self.place >= self.lengths[:, None]
-        return _gather_columns(values, self.place).masked_fill(padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0)
+        return _gather_columns(values, self.place).masked_fill(
+            padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0
+        )
 
     def _next_column(self) -> torch.Tensor:
         """Column of the position after each row's last byte, `[batch, 1]`."""

@@ -63,9 +63,10 @@ def check_folders(source: Path, output: Path) -> None:
         raise ValueError(f"--output {output}: is a file; give a folder")
     if output.is_symlink():
         raise ValueError(f"--output {output}: is a link; give the folder itself")
-    if output.is_dir() and any(output.iterdir()):
-        unexpected = [entry.name for entry in output.iterdir() if entry.is_dir()]
-        if unexpected or not (output / "config.json").is_file():
+    if output.is_dir():
+        # A model card may have been written before the first export.
+        others = [entry for entry in output.iterdir() if entry.name != "README.md"]
+        if any(entry.is_dir() for entry in others) or (others and not (output / "config.json").is_file()):
             raise ValueError(f"--output {output}: is no earlier export, so it is not replaced; give another folder")
 
 

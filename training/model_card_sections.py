@@ -6,9 +6,9 @@ from training.evaluation_tables import equality_lines, interval, number
 SPLITS = ("train", "validation", "test")
 
 
-def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned."""
-    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
+def markdown_table(headings: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
+    """A Markdown table; all columns but the first `text_columns` are right-aligned."""
+    lines = [headings, ["---"] * text_columns + ["---:"] * (len(headings) - text_columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -21,8 +21,8 @@ def overview(name: str, evaluation: dict) -> str:
     return f"""# {name}
 
 A small [Fast Byte Latent Transformer](https://arxiv.org/abs/2605.08044), trained to show how FBLT works. It reads
-and writes bytes: a patcher groups them into patches of {patch} bytes on average, a global transformer works on patches, and a
-light decoder writes bytes, one at a time or in blocks of {block} that a block-diffusion head fills in.
+and writes bytes: a patcher groups them into patches of {patch} bytes on average, a global transformer works on patches,
+and a light decoder writes bytes, one at a time or in blocks of {block} that a block-diffusion head fills in.
 
 - {sum(parameters.values()) / 1e6:.2f} M parameters ({sizes}), {checkpoint["weights_mb"]:.2f} MB of weights
 - decodings: `ar` (a byte at a time), `blt-s` (the decoder drafts, the model verifies), `blt-d` (blocks), `blt-dv`
@@ -37,7 +37,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "{folder}"
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
 inputs = tokenizer("It was the first time that", return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=128, decoding="blt-dv", return_dict_in_generate=True)
@@ -70,11 +70,11 @@ def recipe_section(recipe: dict, progress: dict, hardware: str) -> str:
 def departures(recipe: dict) -> list[str]:
     """Where the recipe's objective is not the paper's, which is the config's default."""
     paper, optimizer = FBLTConfig(), recipe["optimizer"]
+    draft_fraction = recipe["model"].get("draft_fraction", paper.draft_fraction)
     texts = {
         "corruption": lambda value: (
-            f"{recipe['model'].get('draft_fraction', paper.draft_fraction):.0%} of the blocks are draft-shaped: their first "
-            "0, 1 or few bytes known, all others masked, weight 1; the other blocks draw a masking probability each (paper: "
-            "one per sequence, weight 1/t)"
+            f"{draft_fraction:.0%} of blocks are draft-shaped: their first 0, 1 or few bytes known, the rest masked,"
+            " weight 1; the other blocks draw a masking probability each (paper: one per sequence, weight 1/t)"
         ),
         "random_anchor_fraction": lambda value: (
             f"{value:.0%} of the blocks stand at a random byte, not at a patch start"
@@ -111,9 +111,8 @@ def data(manifest: dict, recipe: dict) -> str:
         used = f"first {limits[source['name']] / 1e6:g} MB" if source["name"] in limits else "all"
         packages = ", ".join(f"{package['name']} {package['version']}" for package in source["packages"])
         rows.append([source["description"], source["license"], packages, *sizes, used])
-    table = markdown_table(
-        ["source", "licence", "Debian packages", *(f"{split}, documents / MB" for split in SPLITS), "used"], rows
-    )
+    sizes = [f"{split}, documents / MB" for split in SPLITS]
+    table = markdown_table(["source", "licence", "Debian packages", *sizes, "used"], rows, text_columns=3)
     changes = "\n".join(f"- {change}" for change in manifest["transformations"])
     return f"""## Data and licences
 
@@ -133,8 +132,8 @@ def metrics(evaluation: dict) -> str:
         "## Metrics",
         f"By `training/evaluate.py` on the `{settings['split']}` split, {environment['dtype']} on "
         f"{environment['device']}, seed {settings['seed']}.",
-        f"Next byte, documents cut into rows of {settings['row_length']} bytes; non-blank: bytes other than space, tab, "
-        "newline.",
+        f"Next byte, documents cut into rows of {settings['row_length']} bytes; non-blank: bytes other than space, "
+        "tab, newline.",
         _next_byte_table(next_byte),
         f"Drafts of real text at {drafts['count']} random places, the carried byte known. Accuracy by offset from it:",
         _offset_table(drafts),
@@ -144,9 +143,9 @@ def metrics(evaluation: dict) -> str:
         f"One step / `blt-s`: {interval(drafts['one_step_to_blt_s'])}. "
         f"`blt-s` / `ar`: {interval(drafts['blt_s_to_ar'])}.",
         f"Greedy text after {writing['prompts']} held-out prompts of {settings['prompt_bytes']} bytes, "
-        f"{writing['new_bytes']} bytes each. Distinct 8-grams / all 8-grams of each text's new bytes, averaged (real text: "
-        f"{number(writing['reference_distinct_8grams'])}): low values are loops, and flatter call counts and acceptance. "
-        "Calls and weights read (Eq. 8 of the paper, bfloat16) are per byte.",
+        f"{writing['new_bytes']} bytes each. Distinct 8-grams / all 8-grams of each text's new bytes, averaged (real "
+        f"text: {number(writing['reference_distinct_8grams'])}): low values are loops, and flatter call counts and "
+        "acceptance. Calls and weights read (Eq. 8 of the paper, bfloat16) are per byte.",
         _writing_table(writing),
         "\n".join(f"- {line.strip()}" for line in equality_lines(writing["equality"])),
     ]
@@ -230,7 +229,7 @@ def limits(evaluation: dict, manifest: dict, recipe: dict) -> str:
     texts = "; ".join(source["description"] for source in manifest["sources"])
     return f"""## Limits
 
-- A demonstration: {millions:.1f} M parameters, trained on a CPU on little text. What it writes is no source of facts.
+- A demonstration: {millions:.1f} M parameters, trained on little text. What it writes is no source of facts.
 - Greedy text repeats itself (`ar`: {number(repeats)} distinct 8-grams, real text: {number(real)}), which flatters
   acceptance and call counts: trust the figures on real text.
 - It has read nothing but: {texts}.

@@ -15,7 +15,9 @@ def load_recipe(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"`recipe` {str(path)!r} does not exist: give a YAML file such as training/recipes/demo.yaml.")
+        raise FileNotFoundError(
+            f"`recipe` {str(path)!r} does not exist: give a YAML file such as training/recipes/demo.yaml."
+        )
     recipe = yaml.safe_load(path.read_text())
     missing = [key for key in REQUIRED if key not in (recipe or {})]
     if missing:

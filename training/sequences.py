@@ -24,7 +24,9 @@ def limit_sources(documents: Dataset, max_bytes: dict[str, int] | None, seed: in
     documents = documents.shuffle(seed=seed)
     unknown = set(max_bytes) - set(documents.unique("source"))
     if unknown:
-        raise ValueError(f"`max_bytes` names {sorted(unknown)}, which are no sources of the data: {documents.unique('source')}.")
+        raise ValueError(
+            f"`max_bytes` names {sorted(unknown)}, which are no sources of the data: {documents.unique('source')}."
+        )
     taken: dict[str, int] = {}
     keep = []
     for index, (source, text) in enumerate(zip(documents["source"], documents["text"], strict=True)):
@@ -58,7 +60,9 @@ def packed_dataset(
 ) -> Dataset:
     """Rows of `input_ids` `[length]` and `patch_starts` `[length + 1]` from a prepared data folder."""
     if not Path(data).is_dir():
-        raise FileNotFoundError(f"`data` {str(data)!r} is no folder: make it with `python -m training.prepare_data --output {data}`.")
+        raise FileNotFoundError(
+            f"`data` {str(data)!r} is no folder: make it with `python -m training.prepare_data --output {data}`."
+        )
     documents = limit_sources(load_from_disk(str(data))[split], max_bytes, seed)
     rows = pack(documents["text"], length)
     return Dataset.from_dict({"input_ids": rows, "patch_starts": find_patch_starts(model, rows)}).with_format("torch")

@@ -70,7 +70,7 @@ def build_model(recipe: dict, init_from: str | None) -> FBLTForCausalLM:
     folder = Path(recipe["patcher"]["output"])
     if not (folder / "patching.json").is_file():
         raise FileNotFoundError(
-            f"`patcher.output` {str(folder)!r} holds no trained patcher: run `python -m training.train_patcher RECIPE` first."
+            f"`patcher.output` {str(folder)!r} holds no patcher: run `python -m training.train_patcher RECIPE` first."
         )
     threshold = json.loads((folder / "patching.json").read_text())["threshold"]
     config = FBLTConfig(**recipe["model"], patching_threshold=threshold)
@@ -81,7 +81,9 @@ def build_model(recipe: dict, init_from: str | None) -> FBLTForCausalLM:
 
 def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset:
     """Packed rows with patch starts, made once per data, patcher and threshold and kept beside the run."""
-    digest = hashlib.sha256(json.dumps([recipe["data"], split, recipe["sequence_length"], recipe.get("max_bytes")]).encode())
+    digest = hashlib.sha256(
+        json.dumps([recipe["data"], split, recipe["sequence_length"], recipe.get("max_bytes")]).encode()
+    )
     digest.update(repr((recipe["seed"], model.config.patching_threshold, model.config.max_patch_length)).encode())
     for _, weight in sorted(model.model.patcher.state_dict().items()):
         digest.update(weight.detach().cpu().float().numpy().tobytes())

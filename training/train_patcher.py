@@ -80,7 +80,9 @@ def find_threshold(entropies: torch.Tensor, document: torch.Tensor, wanted: floa
     low, high = 0.0, math.log(config.vocab_size)
     longest = mean_patch_length(entropies, document, high, config)
     if not 1.0 <= wanted <= longest:
-        raise ValueError(f"`mean_patch_length` is {wanted}: the data and `max_patch_length` allow 1 .. {longest:.2f} bytes.")
+        raise ValueError(
+            f"`mean_patch_length` is {wanted}: the data and `max_patch_length` allow 1 .. {longest:.2f} bytes."
+        )
     for _ in range(40):
         middle = (low + high) / 2
         if mean_patch_length(entropies, document, middle, config) < wanted:
@@ -91,7 +93,9 @@ def find_threshold(entropies: torch.Tensor, document: torch.Tensor, wanted: floa
 
 
 @torch.inference_mode()
-def row_entropies(patcher: FBLTPatcher, rows: np.ndarray, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+def row_entropies(
+    patcher: FBLTPatcher, rows: np.ndarray, eos_token_id: int
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Entropies `[rows, n]`, document starts `[rows, n + 1]` and bits per byte of packed rows."""
     entropies, documents, bits, count = [], [], 0.0, 0
     for first in range(0, len(rows), 16):

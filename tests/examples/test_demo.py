@@ -182,6 +182,8 @@ def test_bytes_that_are_no_text():
     assert text([1, *ids("é")[:1], 2, 260]) == "\ufffd</s><mask>"
     assert text(ids("\x1b[2J\r\u202e\u0085")) == "\ufffd[2J\ufffd\ufffd\ufffd"
     assert text(ids("a\tb\n")) == "a    b\n"
+    assert text(ids("a b   c")) == "a b ··c"
+    assert text(ids("\t" * 8)) == "    " * 6 + "→   " * 2
 
 
 def test_character_of_two_origins():

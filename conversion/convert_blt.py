@@ -1,0 +1,104 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Makes an FBLT of a BLT, whatever layout it comes in.
+
+    python -m conversion.convert_blt --source facebook/blt-1b --entropy facebook/blt-entropy --output fblt-1b
+
+The output folder loads with `AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`. It appears only when
+it is complete and, unless --no-validate is given, validated.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
+from .layouts import FBLT, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
+from .layouts import SCHEMES
+from .mapping import plan_import
+from .sources import SourceError
+from .writing import appearing, parse_size, write_safetensors
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+def convert(
+    source: str,
+    output: Path,
+    entropy: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = "5GB",
+    validate: bool = True,
+    entropy_window: int | None = None,
+) -> Provenance:
+    """Converts and returns what was checked.
+
+    Args:
+        source, entropy: folders or Hub repositories.
+        dtype: of the weights; as in the source when None.
+        entropy_window: see [`meta_config.import_meta`].
+
+    Raises:
+        ValueError: of the kinds in this package; nothing is written then.
+    """
+    size = parse_size(max_shard_size)
+    checkpoint = open_checkpoint(fetch(source), fetch(entropy) if entropy else None, entropy_window)
+    if checkpoint.layout == FBLT:
+        raise SourceError(f"{source}: is an FBLT already")
+    model = empty_model(checkpoint.config)
+    shapes = shapes_of(model)
+    table = checkpoint.links(shapes)
+    plan = plan_import(checkpoint.source, table, shapes, SCHEMES[checkpoint.layout], dtype, checkpoint.ignored)
+    provenance = Provenance(source, checkpoint.layout, licence_of(checkpoint.folder), notes=checkpoint.notes)
+    provenance.checks.append(
+        f"{sum(len(link.keys) for link in table)} tensors of the source fill all {len(plan.entries)} of the model; every shape "
+        "fits, every value is finite"
+    )
+    for reason, number in Counter(plan.ignored.values()).items():
+        provenance.checks.append(f"{number} tensors of the source are left out: {reason}")
+    with appearing(output) as folder:
+        main_dtype = dtype or next(e.dtype for e in plan.entries if e.key == "lm_head.weight")
+        write_folder(folder, model, main_dtype)
+        write_safetensors(folder, plan.entries, size)
+        copy_licences(checkpoint.folder, folder)
+        if validate:
+            provenance.checks += _validated(checkpoint, folder)
+        write_card(folder, provenance)
+    return provenance
+
+
+def _validated(checkpoint: Checkpoint, folder: Path) -> list[str]:
+    from .validate import ValidationError, validate
+
+    report = validate(checkpoint, folder)
+    print(report.table(), file=sys.stderr)
+    if not report.passed:
+        raise ValidationError("the converted model does not reproduce its source; see the table above. Nothing is written.")
+    return [f"{line.check}: {line.result}" for line in report.lines]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
+    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--entropy", help="folder or Hub repository of the entropy model, where --source has none")
+    parser.add_argument("--entropy-window", type=int, help="bytes that the entropy model sees (default: as its config says)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as in the source)")
+    parser.add_argument("--max-shard-size", default="5GB")
+    parser.add_argument("--validate", action=argparse.BooleanOptionalAction, default=True)
+    options = vars(parser.parse_args(arguments))
+    options["dtype"] = DTYPES.get(options["dtype"])
+    try:
+        provenance = convert(**options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for line in (*provenance.checks, *provenance.notes):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

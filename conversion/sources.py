@@ -1,0 +1,157 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Tensors of a checkpoint, read one at a time from files that are not trusted."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .keys import Shape
+
+SAFETENSORS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "consolidated.pth"
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+class SourceError(ValueError):
+    """A checkpoint that cannot be read; the message says which file and why."""
+
+
+class TensorSource(Protocol):
+    """Tensors by key.
+
+    Attributes:
+        shapes, dtypes: of every tensor, known without reading it.
+    """
+
+    shapes: dict[str, Shape]
+    dtypes: dict[str, torch.dtype]
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows `start .. stop - 1` of a tensor, all of them by default."""
+        ...
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object.
+
+    Raises:
+        SourceError: it is missing or is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(f"{path}: is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise SourceError(f"{path}: holds a {type(content).__name__}, not an object")
+    return content
+
+
+class SafetensorsSource:
+    """`model.safetensors`, or the shards that `model.safetensors.index.json` names."""
+
+    def __init__(self, folder: Path):
+        self.shapes, self.dtypes = {}, {}
+        self._handles = {}
+        index = folder / INDEX
+        if index.is_file():
+            promised = self._promised(index)
+            files = sorted(set(promised.values()))
+        else:
+            promised, files = None, [SAFETENSORS]
+        for name in files:
+            self._add(folder / name)
+        if promised is not None:
+            for key, name in promised.items():
+                if key not in self._handles:
+                    raise SourceError(f"{folder / name}: does not hold {key}, which {INDEX} places there")
+            extra = set(self._handles) - set(promised)
+            if extra:
+                raise SourceError(f"{index}: does not name {sorted(extra)[0]}, which a shard holds")
+
+    @staticmethod
+    def _promised(index: Path) -> dict[str, str]:
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not names:
+            raise SourceError(f"{index}: has no weight_map")
+        for key, name in names.items():
+            # A shard lies beside its index: a path could lead anywhere on this machine.
+            if not isinstance(name, str) or Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+                raise SourceError(f"{index}: places {key} in {name!r}, which is not a file name in that folder")
+        return names
+
+    def _add(self, path: Path) -> None:
+        if not path.is_file():
+            raise SourceError(f"{path}: is missing")
+        try:
+            handle = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise SourceError(f"{path}: is damaged or cut short ({error})") from None
+        for key in handle.keys():  # noqa: SIM118 (not a dict)
+            if key in self._handles:
+                raise SourceError(f"{path}: holds {key}, which another shard holds too")
+            part = handle.get_slice(key)
+            kind = part.get_dtype()
+            if kind not in _DTYPES:
+                raise SourceError(f"{path}: {key} is of type {kind}; expected one of {', '.join(_DTYPES)}")
+            self.shapes[key], self.dtypes[key] = tuple(part.get_shape()), _DTYPES[kind]
+            self._handles[key] = handle
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._handles[key].get_slice(key)[start:stop]
+
+
+class PickleSource:
+    """`consolidated.pth`: a state dict, or one under `model`. Pages are read when a tensor is."""
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise SourceError(f"{path}: is missing")
+        try:
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except pickle.UnpicklingError as error:
+            reason = str(error).splitlines()[0]
+            raise SourceError(
+                f"{path}: needs more than tensors to load and could run code, so it is not loaded ({reason})"
+            ) from None
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SourceError(f"{path}: is damaged, cut short or of an old format ({reason})") from None
+        state = content.get("model", content) if isinstance(content, dict) else content
+        if not isinstance(state, dict) or not state:
+            raise SourceError(f"{path}: holds no state dict")
+        for key, value in state.items():
+            if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
+                raise SourceError(f"{path}: {key} is not a plain tensor")
+        self._state = state
+        self.shapes = {key: tuple(value.shape) for key, value in state.items()}
+        self.dtypes = {key: value.dtype for key, value in state.items()}
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._state[key][start:stop]
+
+
+class JoinedSource:
+    """Several sources as one, each behind a prefix of its own."""
+
+    def __init__(self, sources: dict[str, TensorSource]):
+        self._places = {}
+        self.shapes, self.dtypes = {}, {}
+        for prefix, source in sources.items():
+            for key in source.shapes:
+                self._places[prefix + key] = source, key
+                self.shapes[prefix + key], self.dtypes[prefix + key] = source.shapes[key], source.dtypes[key]
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        source, inner = self._places[key]
+        return source.read(inner, start, stop)

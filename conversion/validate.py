@@ -1,0 +1,146 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Runs a checkpoint and its conversion side by side and prints what differs.
+
+    python -m conversion.validate --source BLT --converted FBLT [--prompts FILE] [--reference FILE]
+
+What is compared with: outputs of Meta's code, where the source has a `reference.safetensors`; else transformers'
+`BltForCausalLM` (`use_cache=False`), which loads the source itself or, for Meta's layouts, the conversion exported to its
+layout. Both sides compute in float32 from the converted precision and without `max_patch_length`, with which transformers'
+BLT loses a boundary. Prompts hold no `</s>`, over which it goes on attending.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import BltForCausalLM
+
+from modeling_fblt import FBLTForCausalLM
+from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
+
+from .config_fields import BLT_VOCABULARY, ConfigError
+from .export_blt import export
+from .layouts import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
+from .reference import TOLERANCE, compare, parameters, patch_limit
+from .report import Report
+from .sources import SourceError, read_json
+
+REFERENCE = "reference.safetensors"
+PROMPTS = ("Bytes are all you need.", "def main():\n    return", "Grüße aus Zürich — 你好 🙂", "1 2 3 4 5 6 7 8 9 10 11 12")
+NEW_BYTES = 16
+
+
+class ValidationError(ValueError):
+    """A conversion that does not reproduce its source."""
+
+
+def validate(
+    checkpoint: Checkpoint, converted: Path, prompts: tuple[str, ...] = PROMPTS, reference: Path | None = None
+) -> Report:
+    """Compares an opened source with the FBLT folder made of it."""
+    model = FBLTForCausalLM.from_pretrained(converted, dtype=torch.float32).eval()
+    report = Report()
+    used = {
+        key: shape
+        for link in checkpoint.links({key: tuple(value.shape) for key, value in model.state_dict().items()})
+        for key, shape in ((key, checkpoint.source.shapes[key]) for key in link.keys)
+    }
+    masks = sum(value.shape[1] for key, value in model.state_dict().items() if key in _mask_rows(checkpoint, model))
+    found, wanted = sum(p.numel() for p in model.parameters()) - masks, parameters(used)
+    report.add("parameters", f"{found:,} and {wanted:,} in the source", found == wanted)
+
+    reference = reference or next((f for f in (checkpoint.folder / REFERENCE,) if f.is_file()), None)
+    rounded = _rounded(checkpoint, converted)
+    if reference is not None and not rounded:
+        report.lines += compare(model, reference).lines
+        return report
+    if reference is not None:
+        report.add("reference", f"left out: it is of float32 weights, and these are {rounded}", None)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            oracle = _oracle(checkpoint, converted, Path(scratch), rounded)
+    except ConfigError as error:
+        report.add("transformers' BLT", f"cannot run this model: {error}", None)
+        return report
+    for prompt in prompts:
+        _compare_prompt(model, oracle, prompt, report)
+    return report
+
+
+def _mask_rows(checkpoint: Checkpoint, model: FBLTForCausalLM) -> set[str]:
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    return {link.fblt for link in checkpoint.links(shapes) if link.mask_row}
+
+
+def _rounded(checkpoint: Checkpoint, converted: Path) -> str | None:
+    """The converted precision where it is lower than the source's."""
+    dtype = getattr(torch, str(read_json(converted / "config.json").get("dtype", "float32")))
+    highest = max(checkpoint.source.dtypes.values(), key=lambda d: d.itemsize)
+    return str(dtype) if dtype.itemsize < highest.itemsize else None
+
+
+def _oracle(checkpoint: Checkpoint, converted: Path, scratch: Path, rounded: str | None) -> BltForCausalLM:
+    folder = checkpoint.folder
+    if checkpoint.layout != TRANSFORMERS:
+        folder = scratch / "exported"
+        export(converted, folder, TRANSFORMERS)
+    dtype = torch.float32 if rounded is None else getattr(torch, rounded.removeprefix("torch."))
+    oracle = BltForCausalLM.from_pretrained(folder, dtype=dtype).float().eval()
+    oracle.config.max_patch_length = None
+    return oracle
+
+
+@torch.no_grad()
+def _compare_prompt(model: FBLTForCausalLM, oracle: BltForCausalLM, prompt: str, report: Report) -> None:
+    ids = torch.tensor([[BOS_ID, *(byte + BYTE_OFFSET for byte in prompt.encode())]])
+    label = repr(prompt if len(prompt) <= 24 else prompt[:21] + "...")
+    with patch_limit(model, None):
+        found = model(ids, use_cache=False).logits[..., :BLT_VOCABULARY]
+        starts = model.patch(ids).patch_starts[0]
+        _, lengths, _ = oracle.model.patcher(ids, patch_size=1, threshold=oracle.config.patching_threshold)
+        wanted_starts = torch.zeros_like(starts)
+        # A last patch of no bytes is the one that starts at the next position.
+        wanted_starts[(lengths[0].cumsum(0) - lengths[0]).clamp(max=ids.shape[1])] = True
+        agree = starts == wanted_starts
+        report.add(f"{label} patch starts", f"{int(agree.sum())} of {agree.numel()} equal", bool(agree.all()))
+        wanted = oracle(ids, use_cache=False).logits
+        gap = (found - wanted).abs()
+        report.add(f"{label} logits", f"max {gap.max():.1e}, mean {gap.mean():.1e}", bool(gap.max() <= TOLERANCE))
+        text = ids
+        for _ in range(NEW_BYTES):
+            text = torch.cat([text, oracle(text, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
+        settings = {"do_sample": False, "max_new_tokens": NEW_BYTES, "eos_token_id": None, "decoding": "blt-s"}
+        written = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        agree = (written == text)[0, ids.shape[1] :]
+        report.add(f"{label} greedy text", f"{int(agree.sum())} of {NEW_BYTES} bytes equal", bool(agree.all()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
+    parser.add_argument("--converted", required=True, type=Path, help="the FBLT folder made of it")
+    parser.add_argument("--entropy", help="as given to convert_blt")
+    parser.add_argument("--entropy-window", type=int, help="as given to convert_blt")
+    parser.add_argument("--prompts", type=Path, help="text file, a prompt a line")
+    parser.add_argument("--reference", type=Path, help="outputs of Meta's code (default: the source's reference.safetensors)")
+    options = parser.parse_args(arguments)
+    try:
+        entropy = fetch(options.entropy) if options.entropy else None
+        checkpoint = open_checkpoint(fetch(options.source), entropy, options.entropy_window)
+        if checkpoint.layout == FBLT:
+            raise SourceError(f"--source {options.source}: is an FBLT; give what it was made of")
+        prompts = PROMPTS
+        if options.prompts:
+            prompts = tuple(line for line in options.prompts.read_text(encoding="utf-8").splitlines() if line)
+        report = validate(checkpoint, options.converted, prompts, options.reference)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report.table())
+    return 0 if report.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Property 4: under greedy decoding, drafting and verifying returns exactly the bytes of `ar`. In float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
+
+from modeling_fblt import generation_fblt
+from tests.modeling.decoding import (
+    NEVER,
+    VERIFIED,
+    ScriptedDrafter,
+    assert_cache_equals_a_fresh_one,
+    generated,
+    left_padded,
+    naive_greedy,
+    prompts,
+    shared_model,
+)
+from tests.modeling.tiny import BLOCK
+
+NEW = 30
+
+
+@pytest.fixture(scope="module", params=["embedding", "encoder"])
+def case(request):
+    """A model, prompts, and what a loop without caches writes."""
+    model = shared_model(request.param)
+    expected = [naive_greedy(model, prompt, NEW) for prompt in prompts()]
+    assert all(len(set(row)) > 8 for row in expected), "text that repeats itself tests little"
+    return model, left_padded(prompts()), expected
+
+
+def test_ar_equals_a_loop_without_caches(case):
+    model, inputs, expected = case
+    assert generated(model, inputs, NEW, decoding="ar") == expected
+
+
+@pytest.mark.parametrize("name", VERIFIED)
+def test_verified_decodings_equal_ar(case, name):
+    model, inputs, expected = case
+    assert generated(model, inputs, NEW, **VERIFIED[name]) == expected
+    for prompt, row in zip(prompts(), expected, strict=True):
+        assert generated(model, {"input_ids": prompt[None]}, NEW, **VERIFIED[name]) == [row]
+
+
+@pytest.mark.parametrize("name", VERIFIED)
+def test_drafts_are_rejected_in_part(case, name):
+    """Otherwise the tests of this file would be about easy cases only."""
+    model, inputs, _ = case
+    output = model.generate(
+        **inputs, **VERIFIED[name], max_new_tokens=NEW, eos_token_id=NEVER, return_dict_in_generate=True
+    )
+    assert 0 < int(output.accepted.sum()) < int(output.drafted.sum())
+    assert_cache_equals_a_fresh_one(
+        model,
+        output.past_key_values,
+        [torch.cat([prompt, row[-NEW:]]) for prompt, row in zip(prompts(), output.sequences, strict=True)],
+    )
+
+
+@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+@pytest.mark.parametrize("new", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 13])
+def test_no_more_bytes_are_written_than_asked_for(case, name, new):
+    model, inputs, expected = case
+    assert generated(model, inputs, new, **VERIFIED.get(name, {"decoding": "ar"})) == [row[:new] for row in expected]
+
+
+@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+def test_nothing_is_written_after_a_stop(case, name):
+    model, inputs, expected = case
+    settings_ = VERIFIED.get(name, {"decoding": "ar"})
+    stops = {row[place] for row in expected for place in (0, 6, 17)}
+    for eos in stops:
+        wanted = [row[: row.index(eos) + 1] if eos in row else row for row in expected]
+        assert generated(model, inputs, NEW, eos=eos, **settings_) == wanted
+    # Several ids may stop a row.
+    both = model.generate(**inputs, **settings_, max_new_tokens=NEW, eos_token_id=sorted(stops)[:2])
+    one = model.generate(**inputs, decoding="ar", max_new_tokens=NEW, eos_token_id=sorted(stops)[:2])
+    assert torch.equal(both, one)
+
+
+@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+def test_logits_processors_see_each_positions_true_prefix(case, name):
+    model, inputs, _ = case
+    settings_ = VERIFIED.get(name, {"decoding": "ar"})
+    penalty = RepetitionPenaltyLogitsProcessor(penalty=1.4)
+    for prompt in prompts():
+        expected = naive_greedy(model, prompt, 20, processors=(penalty,))
+        alone = generated(model, {"input_ids": prompt[None]}, 20, repetition_penalty=1.4, **settings_)
+        assert alone == [expected]
+    plain = generated(model, inputs, 20, decoding="ar", repetition_penalty=1.4)
+    assert generated(model, inputs, 20, repetition_penalty=1.4, **settings_) == plain
+
+
+@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+def test_a_least_number_of_new_bytes_counts_for_each_row(case, name):
+    """Rows advance at their own pace, and a processor that counts columns must not notice."""
+    model, inputs, expected = case
+    eos, least = expected[0][3], 18
+    wanted = []
+    for prompt in prompts():
+        counting = MinNewTokensLengthLogitsProcessor(len(prompt), least, eos)
+        wanted.append(naive_greedy(model, prompt, NEW, eos=eos, processors=(counting,)))
+    settings_ = VERIFIED.get(name, {"decoding": "ar"})
+    assert generated(model, inputs, NEW, eos=eos, min_new_tokens=least, **settings_) == wanted
+
+
+@pytest.mark.parametrize("right", [0.0, 0.5, 0.9, 1.0])
+def test_any_draft_at_all_gives_the_bytes_of_ar(case, monkeypatch, right):
+    model, inputs, expected = case
+    drafter = ScriptedDrafter(torch.tensor(expected), right)
+    monkeypatch.setattr(generation_fblt, "build_drafter", lambda settings_: drafter)
+    assert generated(model, inputs, NEW, decoding="blt-s") == expected
+    stop = expected[2][11]
+    drafter.first = None
+    wanted = [row[: row.index(stop) + 1] if stop in row else row for row in expected]
+    assert generated(model, inputs, NEW, eos=stop, decoding="blt-s") == wanted
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(st.lists(st.integers(2, 259), max_size=20), min_size=1, max_size=3),
+    new=st.integers(1, 16),
+    name=st.sampled_from(list(VERIFIED)),
+    draft=st.integers(1, 12),
+    block=st.integers(2, BLOCK),
+    decoder_input=st.sampled_from(["embedding", "encoder"]),
+)
+def test_verified_decodings_equal_ar_on_any_prompts(texts, new, name, draft, block, decoder_input):
+    model, inputs = shared_model(decoder_input), left_padded([torch.tensor([1, *text]) for text in texts])
+    plain = generated(model, inputs, new, decoding="ar")
+    own = {"draft_length": draft} if name == "blt-s" else {"block_size": block}
+    assert generated(model, inputs, new, **{**VERIFIED[name], **own}) == plain
+
+
+def test_document_ends_that_are_written_start_documents_afresh(case):
+    """With `</s>` made likely and not a stop, generated text holds several documents."""
+    model, inputs, _ = case
+    bias = {"sequence_bias": [[[2], 0.9]]}
+    plain = generated(model, inputs, NEW, decoding="ar", **bias)
+    assert 2 < sum(row.count(2) for row in plain) < 0.5 * NEW * len(plain)
+    for settings_ in VERIFIED.values():
+        assert generated(model, inputs, NEW, **settings_, **bias) == plain
