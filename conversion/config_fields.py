@@ -213,7 +213,8 @@ def collect(
         value = value_of(config, ours)
         if theirs in result and result[theirs] != value:
             raise ConfigError(
-                f"`{origin[theirs]}` is {result[theirs]!r} and `{ours}` {value!r}: {layout} has one field, `{theirs}`, for both"
+                f"`{origin[theirs]}` is {result[theirs]!r} and `{ours}` {value!r}: {layout} has one field, "
+                f"`{theirs}`, for both"
             )
         result[theirs], origin[theirs] = value, ours
     return result
@@ -244,7 +245,8 @@ def build_config(fields: dict, where: str) -> FBLTConfig:
     encoder, decoder = (fields[name]["hidden_size"] for name in ("encoder_config", "decoder_config"))
     if encoder != decoder:
         raise ConfigError(
-            f"{where}: the local encoder is {encoder} wide and the local decoder {decoder}: encoder states enter the decoder "
+            f"{where}: the local encoder is {encoder} wide and the local decoder {decoder}: encoder states enter the "
+            "decoder "
             "as they are, in BLT's own code too, so both need one width"
         )
     try:

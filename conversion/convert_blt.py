@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
-from .layouts import FBLT, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
-from .layouts import SCHEMES
+from .layouts import FBLT, SCHEMES, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
 from .mapping import plan_import
 from .sources import SourceError
 from .writing import appearing, parse_size, write_safetensors
@@ -53,7 +52,8 @@ def convert(
     plan = plan_import(checkpoint.source, table, shapes, SCHEMES[checkpoint.layout], dtype, checkpoint.ignored)
     provenance = Provenance(source, checkpoint.layout, licence_of(checkpoint.folder), notes=checkpoint.notes)
     provenance.checks.append(
-        f"{sum(len(link.keys) for link in table)} tensors of the source fill all {len(plan.entries)} of the model; every shape "
+        f"{sum(len(link.keys) for link in table)} tensors of the source fill all {len(plan.entries)} of the model; "
+        "every shape "
         "fits, every value is finite"
     )
     for reason, number in Counter(plan.ignored.values()).items():
@@ -75,7 +75,9 @@ def _validated(checkpoint: Checkpoint, folder: Path) -> list[str]:
     report = validate(checkpoint, folder)
     print(report.table(), file=sys.stderr)
     if not report.passed:
-        raise ValidationError("the converted model does not reproduce its source; see the table above. Nothing is written.")
+        raise ValidationError(
+            "the converted model does not reproduce its source; see the table above. Nothing is written."
+        )
     return [f"{line.check}: {line.result}" for line in report.lines]
 
 
@@ -84,7 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
     parser.add_argument("--output", required=True, type=Path, help="folder to make")
     parser.add_argument("--entropy", help="folder or Hub repository of the entropy model, where --source has none")
-    parser.add_argument("--entropy-window", type=int, help="bytes that the entropy model sees (default: as its config says)")
+    parser.add_argument(
+        "--entropy-window", type=int, help="bytes that the entropy model sees (default: as its config says)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as in the source)")
     parser.add_argument("--max-shard-size", default="5GB")
     parser.add_argument("--validate", action=argparse.BooleanOptionalAction, default=True)

@@ -1,7 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Writes an FBLT as a BLT: in transformers' layout, Meta's Hub layout or Meta's training layout.
 
-    python -m conversion.export_blt --source FBLT --output DIR --layout transformers|meta|training
+python -m conversion.export_blt --source FBLT --output DIR --layout transformers|meta|training
 """
 
 import argparse
@@ -66,9 +66,13 @@ def export(source: Path, output: Path, layout: str, max_shard_size: str = "5GB")
 def _notes(config: FBLTConfig, plan: Plan) -> list[str]:
     notes = [f"{key} is {reason}" for key, reason in plan.ignored.items()]
     if config.block_size is not None:
-        notes.append(f"A BLT drafts no blocks: what was trained for blocks of {config.block_size} bytes is left behind.")
+        notes.append(
+            f"A BLT drafts no blocks: what was trained for blocks of {config.block_size} bytes is left behind."
+        )
     if config.isolate_documents:
-        notes.append("A BLT's n-grams and patches run on over </s>: rows of one document are unchanged, packed rows are not.")
+        notes.append(
+            "A BLT's n-grams and patches run on over </s>: rows of one document are unchanged, packed rows are not."
+        )
     return notes
 
 

@@ -81,7 +81,8 @@ def write_card(folder: Path, provenance: Provenance) -> None:
         lines += [f"The weights are under the licence of their source: {stated}.", ""]
     else:
         lines += [
-            "The source states no licence that could be passed on here. Its weights stay under the terms that they came with; "
+            "The source states no licence that could be passed on here. Its weights stay under the terms that they "
+            "came with; "
             "those of Meta's BLT are for non-commercial use.",
             "",
         ]
@@ -91,7 +92,7 @@ def write_card(folder: Path, provenance: Provenance) -> None:
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", trust_remote_code=True)',
-        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER", trust_remote_code=True)',
         'ids = tokenizer("Bytes are", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0], skip_special_tokens=True))",
         "```",

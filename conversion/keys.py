@@ -103,9 +103,7 @@ TABLE: tuple[Row, ...] = (
     ),
     *_each(Row("model.decoder.layers.{i}", "local_decoder.layers.{i}", f"{_DECODER}.layers.{{i}}"), LAYER),
     *_each(
-        Row(
-            "model.decoder.readers.{i}", "local_decoder.cross_attn_layers.{i}", f"{_DECODER}.cross_attn_layers.{{i}}"
-        ),
+        Row("model.decoder.readers.{i}", "local_decoder.cross_attn_layers.{i}", f"{_DECODER}.cross_attn_layers.{{i}}"),
         CROSS_ATTENTION,
     ),
     Row("model.decoder.norm", "local_decoder.norm", f"{_DECODER}.norm"),

@@ -13,7 +13,15 @@ from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 from .keys import ENTROPY_PREFIX, META, TRANSFORMERS, Link, Shape, links
 from .meta_config import import_meta
-from .sources import INDEX, PICKLE, SAFETENSORS, JoinedSource, PickleSource, SafetensorsSource, SourceError, TensorSource, read_json
+from .sources import (
+    PICKLE,
+    JoinedSource,
+    PickleSource,
+    SafetensorsSource,
+    SourceError,
+    TensorSource,
+    read_json,
+)
 from .transformers_config import import_transformers
 
 TRAINING = "training"
@@ -117,7 +125,8 @@ def detect(folder: Path) -> str:
     if (folder / "params.json").is_file():
         return TRAINING
     raise SourceError(
-        f"{folder}: no layout that is known: neither a config.json of transformers' BLT, of FBLT or with Meta's `args`, nor a "
+        f"{folder}: no layout that is known: neither a config.json of transformers' BLT, of FBLT or with Meta's "
+        "`args`, nor a "
         "params.json"
     )
 
@@ -166,10 +175,10 @@ def _open_transformers(folder: Path) -> Checkpoint:
     ignored, notes = {}, []
     if last:
         earlier = "|".join(map(str, range(last)))
-        ignored[rf"model\.local_encoder\.cross_attn_layers\.({earlier})\..*"] = "its patches are pooled anew by the next layer"
+        ignored[rf"model\.local_encoder\.cross_attn_layers\.({earlier})\..*"] = (
+            "its patches are pooled anew by the next layer"
+        )
         notes.append("transformers' BLT keeps the patches of the last encoder layer only, and so does this model.")
     if config.eos_token_id is None:
         notes.append("The config has no eos_token_id: attention does not stop at </s>. Generation stops there.")
     return Checkpoint(TRANSFORMERS, folder, config, SafetensorsSource(folder), ignored, last, notes)
-
-

@@ -60,7 +60,9 @@ def _take_network(fields: dict, source: dict, networks: tuple[str, ...], where: 
         }
 
 
-def import_meta(model: dict, patching: dict | None, entropy: dict, entropy_window: int | None, where: str) -> FBLTConfig:
+def import_meta(
+    model: dict, patching: dict | None, entropy: dict, entropy_window: int | None, where: str
+) -> FBLTConfig:
     """FBLTConfig of a Meta checkpoint.
 
     Args:
@@ -76,7 +78,11 @@ def import_meta(model: dict, patching: dict | None, entropy: dict, entropy_windo
     obey(model, META_RULES, where)
     obey(entropy, META_ENTROPY_RULES, f"{where}, entropy model")
     if patching is None:
-        names = {"patching_mode": "patching_mode", "monotonicity": "monotonicity", "max_patch_length": "max_patch_length"}
+        names = {
+            "patching_mode": "patching_mode",
+            "monotonicity": "monotonicity",
+            "max_patch_length": "max_patch_length",
+        }
         names |= {"threshold": "patching_threshold", "threshold_add": "patching_threshold_add"}
         patching = {name: model.get(theirs) for name, theirs in names.items()}
     obey(patching, META_PATCHING_RULES, f"{where}, patcher_args")
@@ -140,7 +146,8 @@ def _collect_network(config: FBLTConfig, networks: tuple[str, ...], layout: str)
                 base = next(iter(bases.values()))
                 return {"rope_theta": base, "ffn_dim_multiplier": multiplier, "multiple_of": multiple}
     raise ConfigError(
-        f"`intermediate_size` is {[wanted for _, wanted in widths]} in {list(parts)}: no `ffn_dim_multiplier` and `multiple_of` "
+        f"`intermediate_size` is {[wanted for _, wanted in widths]} in {list(parts)}: no `ffn_dim_multiplier` and "
+        "`multiple_of` "
         f"of {layout} gives all of them"
     )
 
@@ -172,7 +179,9 @@ def export_meta(config: FBLTConfig, layout: str) -> tuple[dict, dict, dict]:
         "max_encoder_seq_length": config.encoder_config.max_position_embeddings,
         "attn_impl": "xformers",
     }
-    entropy = {rule.name: rule.allowed[0] for rule in META_ENTROPY_RULES} | collect(config, META_ENTROPY_FIELDS, layout, _stated)
+    entropy = {rule.name: rule.allowed[0] for rule in META_ENTROPY_RULES} | collect(
+        config, META_ENTROPY_FIELDS, layout, _stated
+    )
     entropy |= _collect_network(config, ("patcher_config",), layout)
     entropy |= {"max_seqlen": config.patcher_config.max_position_embeddings, "attn_impl": "xformers"}
     return model, patching, entropy
@@ -186,9 +195,12 @@ def check_exportable(config: FBLTConfig, layout: str) -> None:
     """
     if config.decoder_config.input != "encoder":
         raise ConfigError(
-            f"`decoder_config.input` is {config.decoder_config.input!r}: in {layout} the encoder's states enter the decoder"
+            f"`decoder_config.input` is {config.decoder_config.input!r}: in {layout} the encoder's states enter the "
+            "decoder"
         )
     if config.patching_mode != "entropy":
         raise ConfigError(f"`patching_mode` is {config.patching_mode!r}: {layout} patches by entropy only")
     if config.vocab_size != BLT_VOCABULARY + 1:
-        raise ConfigError(f"`vocab_size` is {config.vocab_size}: {layout} has {BLT_VOCABULARY} ids and FBLT `<mask>` besides")
+        raise ConfigError(
+            f"`vocab_size` is {config.vocab_size}: {layout} has {BLT_VOCABULARY} ids and FBLT `<mask>` besides"
+        )

@@ -1,9 +1,9 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Comparing a model with a `reference.safetensors` written by Meta's code.
 
-Tensors of a case: `tokens` `[B, N]`, `entropies` `[B, N]`, `logits` `[B, N, 260]`, `patch_lengths` `[B, P]` with the next
-position included; `mpl8.*` under `max_patch_length = 8`; `w512.entropies` with an entropy window of 512. Rows of a batch
-count alone only (`row_*`): Meta's batches leak between rows. `gen.*` is greedy text that does not stop.
+Tensors of a case: `tokens` `[B, N]`, `entropies` `[B, N]`, `logits` `[B, N, 260]`, `patch_lengths` `[B, P]` with the
+next position included; `mpl8.*` under `max_patch_length = 8`; `w512.entropies` with an entropy window of 512. Rows of a
+batch count alone only (`row_*`): Meta's batches leak between rows. `gen.*` is greedy text that does not stop.
 """
 
 from collections.abc import Iterator
@@ -94,7 +94,9 @@ def _compare_case(model: FBLTForCausalLM, reference: Tensors, name: str, suffix:
     patched = model.patch(ids)
     if not batch or "w512" not in entropies:
         wanted = reference[entropies]
-        report.add(f"{name}{suffix} entropies", _difference(patched.entropies, wanted), _near(patched.entropies, wanted))
+        report.add(
+            f"{name}{suffix} entropies", _difference(patched.entropies, wanted), _near(patched.entropies, wanted)
+        )
     if own_patches:
         agree = patched.patch_starts == starts
         report.add(f"{name}{suffix} patch starts", f"{int(agree.sum())} of {agree.numel()} equal", bool(agree.all()))

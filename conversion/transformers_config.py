@@ -8,7 +8,17 @@ from transformers import BltConfig
 
 from modeling_fblt import FBLTConfig
 
-from .config_fields import NETWORKS, TRANSFORMERS_FIELDS, TRANSFORMERS_RULES, ConfigError, build_config, collect, get, obey, put
+from .config_fields import (
+    NETWORKS,
+    TRANSFORMERS_FIELDS,
+    TRANSFORMERS_RULES,
+    ConfigError,
+    build_config,
+    collect,
+    get,
+    obey,
+    put,
+)
 from .meta_config import check_exportable
 from .sources import read_json
 
@@ -36,7 +46,9 @@ def import_transformers(folder: Path) -> tuple[FBLTConfig, bool]:
         head_dim = get(stored, f"{network}.head_dim") if get(stored, network) else None
         part = fields[network]
         if head_dim is not None and head_dim * part["num_attention_heads"] != part["hidden_size"]:
-            raise ConfigError(f"{where}: `{network}.head_dim` is {head_dim}: transformers' BLT attends with hidden_size / heads")
+            raise ConfigError(
+                f"{where}: `{network}.head_dim` is {head_dim}: transformers' BLT attends with hidden_size / heads"
+            )
         if "sliding_window" in part and part["sliding_window"] is None:
             # No window: one that the longest row the config speaks of does not outgrow.
             part["sliding_window"] = part["max_position_embeddings"]
@@ -57,7 +69,7 @@ def export_transformers(config: FBLTConfig) -> BltConfig:
         ConfigError: transformers' BLT cannot express it; the message names the field.
     """
     check_exportable(config, LAYOUT)
-    encoder, decoder = config.encoder_config, config.decoder_config
+    encoder = config.encoder_config
     if encoder.cross_attn_all_layers and encoder.num_hidden_layers > 1:
         raise ConfigError("`encoder_config.cross_attn_all_layers` is True: transformers' BLT pools anew in every layer")
     if encoder.hash_functions == 0 or not encoder.hash_ngram_sizes:
@@ -65,7 +77,9 @@ def export_transformers(config: FBLTConfig) -> BltConfig:
     for network in NETWORKS:
         part = getattr(config, network)
         if part.head_dim is not None and part.head_dim * part.num_attention_heads != part.hidden_size:
-            raise ConfigError(f"`{network}.head_dim` is {part.head_dim}: transformers' BLT has hidden_size / heads only")
+            raise ConfigError(
+                f"`{network}.head_dim` is {part.head_dim}: transformers' BLT has hidden_size / heads only"
+            )
     for network in _CROSS:
         part = getattr(config, network)
         heads = part.cross_attn_num_heads or part.num_attention_heads
@@ -73,7 +87,9 @@ def export_transformers(config: FBLTConfig) -> BltConfig:
         if heads != part.num_attention_heads:
             raise ConfigError(f"`{network}.cross_attn_num_heads` is {heads}: {LAYOUT} has those of self-attention")
         if (part.cross_attn_num_key_value_heads or heads) != groups:
-            raise ConfigError(f"`{network}.cross_attn_num_key_value_heads` is not {groups}: {LAYOUT} has those of self-attention")
+            raise ConfigError(
+                f"`{network}.cross_attn_num_key_value_heads` is not {groups}: {LAYOUT} has those of self-attention"
+            )
     table = [row for row in TRANSFORMERS_FIELDS if "cross_attn_num_key_value_heads" not in row[0]]  # checked above
     fields: dict[str, Any] = {}
     for theirs, value in collect(config, table, LAYOUT, get).items():

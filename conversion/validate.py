@@ -4,14 +4,15 @@
     python -m conversion.validate --source BLT --converted FBLT [--prompts FILE] [--reference FILE]
 
 What is compared with: outputs of Meta's code, where the source has a `reference.safetensors`; else transformers'
-`BltForCausalLM` (`use_cache=False`), which loads the source itself or, for Meta's layouts, the conversion exported to its
-layout. Both sides compute in float32 from the converted precision and without `max_patch_length`, with which transformers'
-BLT loses a boundary. Prompts hold no `</s>`, over which it goes on attending.
+`BltForCausalLM` (`use_cache=False`), which loads the source itself or, for Meta's layouts, the conversion exported to
+its layout. Both sides compute in float32 from the converted precision and without `max_patch_length`, with which
+transformers' BLT loses a boundary. Prompts hold no `</s>`, over which it goes on attending.
 """
 
 import argparse
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +29,12 @@ from .report import Report
 from .sources import SourceError, read_json
 
 REFERENCE = "reference.safetensors"
-PROMPTS = ("Bytes are all you need.", "def main():\n    return", "Grüße aus Zürich — 你好 🙂", "1 2 3 4 5 6 7 8 9 10 11 12")
+PROMPTS = (
+    "Bytes are all you need.",
+    "def main():\n    return",
+    "Grüße aus Zürich — 你好 🙂",
+    "1 2 3 4 5 6 7 8 9 10 11 12",
+)
 NEW_BYTES = 16
 
 
@@ -40,38 +46,40 @@ def validate(
     checkpoint: Checkpoint, converted: Path, prompts: tuple[str, ...] = PROMPTS, reference: Path | None = None
 ) -> Report:
     """Compares an opened source with the FBLT folder made of it."""
-    model = FBLTForCausalLM.from_pretrained(converted, dtype=torch.float32).eval()
     report = Report()
-    used = {
-        key: shape
-        for link in checkpoint.links({key: tuple(value.shape) for key, value in model.state_dict().items()})
-        for key, shape in ((key, checkpoint.source.shapes[key]) for key in link.keys)
-    }
-    masks = sum(value.shape[1] for key, value in model.state_dict().items() if key in _mask_rows(checkpoint, model))
-    found, wanted = sum(p.numel() for p in model.parameters()) - masks, parameters(used)
-    report.add("parameters", f"{found:,} and {wanted:,} in the source", found == wanted)
-
-    reference = reference or next((f for f in (checkpoint.folder / REFERENCE,) if f.is_file()), None)
+    _compare_sizes(checkpoint, converted, report)
+    if reference is None and (checkpoint.folder / REFERENCE).is_file():
+        reference = checkpoint.folder / REFERENCE
     rounded = _rounded(checkpoint, converted)
     if reference is not None and not rounded:
-        report.lines += compare(model, reference).lines
+        report.lines += compare(_load(converted), reference).lines
         return report
     if reference is not None:
         report.add("reference", f"left out: it is of float32 weights, and these are {rounded}", None)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            oracle = _oracle(checkpoint, converted, Path(scratch), rounded)
+        # One model at a time: both together may not fit into memory.
+        expected = _expectations(checkpoint, converted, prompts, rounded)
     except ConfigError as error:
         report.add("transformers' BLT", f"cannot run this model: {error}", None)
         return report
-    for prompt in prompts:
-        _compare_prompt(model, oracle, prompt, report)
+    model = _load(converted)
+    with patch_limit(model, None):
+        for expectation in expected:
+            _compare_prompt(model, expectation, report)
     return report
 
 
-def _mask_rows(checkpoint: Checkpoint, model: FBLTForCausalLM) -> set[str]:
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    return {link.fblt for link in checkpoint.links(shapes) if link.mask_row}
+def _load(converted: Path) -> FBLTForCausalLM:
+    return FBLTForCausalLM.from_pretrained(converted, dtype=torch.float32).eval()
+
+
+def _compare_sizes(checkpoint: Checkpoint, converted: Path, report: Report) -> None:
+    """Parameter counts, from the files alone."""
+    shapes = open_checkpoint(converted).source.shapes
+    table = checkpoint.links(shapes)
+    found = parameters(shapes) - sum(link.shape[1] for link in table if link.mask_row)
+    wanted = parameters({key: checkpoint.source.shapes[key] for link in table for key in link.keys})
+    report.add("parameters", f"{found:,} and {wanted:,} in the source", found == wanted)
 
 
 def _rounded(checkpoint: Checkpoint, converted: Path) -> str | None:
@@ -92,29 +100,58 @@ def _oracle(checkpoint: Checkpoint, converted: Path, scratch: Path, rounded: str
     return oracle
 
 
+@dataclass
+class Expectation:
+    """What transformers' BLT makes of a prompt.
+
+    Attributes:
+        label: names the prompt.
+        ids: `[1, n]`.
+        starts: `[n + 1]`, patch starts.
+        logits: `[1, n, 260]`.
+        text: `[1, n + NEW_BYTES]`, the prompt and what follows it greedily.
+    """
+
+    label: str
+    ids: torch.Tensor
+    starts: torch.Tensor
+    logits: torch.Tensor
+    text: torch.Tensor
+
+
 @torch.no_grad()
-def _compare_prompt(model: FBLTForCausalLM, oracle: BltForCausalLM, prompt: str, report: Report) -> None:
+def _expectations(
+    checkpoint: Checkpoint, converted: Path, prompts: tuple[str, ...], rounded: str | None
+) -> list[Expectation]:
+    with tempfile.TemporaryDirectory() as scratch:
+        oracle = _oracle(checkpoint, converted, Path(scratch), rounded)
+        return [_expect(oracle, prompt) for prompt in prompts]
+
+
+def _expect(oracle: BltForCausalLM, prompt: str) -> Expectation:
     ids = torch.tensor([[BOS_ID, *(byte + BYTE_OFFSET for byte in prompt.encode())]])
+    _, lengths, _ = oracle.model.patcher(ids, patch_size=1, threshold=oracle.config.patching_threshold)
+    starts = torch.zeros(ids.shape[1] + 1, dtype=torch.bool)
+    # A last patch of no bytes is the one that starts at the next position.
+    starts[(lengths[0].cumsum(0) - lengths[0]).clamp(max=ids.shape[1])] = True
+    text = ids
+    for _ in range(NEW_BYTES):
+        text = torch.cat([text, oracle(text, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
     label = repr(prompt if len(prompt) <= 24 else prompt[:21] + "...")
-    with patch_limit(model, None):
-        found = model(ids, use_cache=False).logits[..., :BLT_VOCABULARY]
-        starts = model.patch(ids).patch_starts[0]
-        _, lengths, _ = oracle.model.patcher(ids, patch_size=1, threshold=oracle.config.patching_threshold)
-        wanted_starts = torch.zeros_like(starts)
-        # A last patch of no bytes is the one that starts at the next position.
-        wanted_starts[(lengths[0].cumsum(0) - lengths[0]).clamp(max=ids.shape[1])] = True
-        agree = starts == wanted_starts
-        report.add(f"{label} patch starts", f"{int(agree.sum())} of {agree.numel()} equal", bool(agree.all()))
-        wanted = oracle(ids, use_cache=False).logits
-        gap = (found - wanted).abs()
-        report.add(f"{label} logits", f"max {gap.max():.1e}, mean {gap.mean():.1e}", bool(gap.max() <= TOLERANCE))
-        text = ids
-        for _ in range(NEW_BYTES):
-            text = torch.cat([text, oracle(text, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
-        settings = {"do_sample": False, "max_new_tokens": NEW_BYTES, "eos_token_id": None, "decoding": "blt-s"}
-        written = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-        agree = (written == text)[0, ids.shape[1] :]
-        report.add(f"{label} greedy text", f"{int(agree.sum())} of {NEW_BYTES} bytes equal", bool(agree.all()))
+    return Expectation(label, ids, starts, oracle(ids, use_cache=False).logits, text)
+
+
+@torch.no_grad()
+def _compare_prompt(model: FBLTForCausalLM, expected: Expectation, report: Report) -> None:
+    ids, label = expected.ids, expected.label
+    agree = model.patch(ids).patch_starts[0] == expected.starts
+    report.add(f"{label} patch starts", f"{int(agree.sum())} of {agree.numel()} equal", bool(agree.all()))
+    gap = (model(ids, use_cache=False).logits[..., :BLT_VOCABULARY] - expected.logits).abs()
+    report.add(f"{label} logits", f"max {gap.max():.1e}, mean {gap.mean():.1e}", bool(gap.max() <= TOLERANCE))
+    settings = {"do_sample": False, "max_new_tokens": NEW_BYTES, "eos_token_id": None, "decoding": "blt-s"}
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    agree = (written == expected.text)[0, ids.shape[1] :]
+    report.add(f"{label} greedy text", f"{int(agree.sum())} of {NEW_BYTES} bytes equal", bool(agree.all()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,7 +161,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--entropy", help="as given to convert_blt")
     parser.add_argument("--entropy-window", type=int, help="as given to convert_blt")
     parser.add_argument("--prompts", type=Path, help="text file, a prompt a line")
-    parser.add_argument("--reference", type=Path, help="outputs of Meta's code (default: the source's reference.safetensors)")
+    parser.add_argument(
+        "--reference", type=Path, help="outputs of Meta's code (default: the source's reference.safetensors)"
+    )
     options = parser.parse_args(arguments)
     try:
         entropy = fetch(options.entropy) if options.entropy else None

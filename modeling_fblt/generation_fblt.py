@@ -52,14 +52,26 @@ class Decoding:
     """State of one `generate` call, and the steps of the loop that drafters share.
 
     Attributes:
+        prompt: `[batch, n]`, the columns given, padding included.
+        first: `[batch]`, bytes of the prompt.
         text: `[batch, capacity]`, each row's known bytes, prompt included, right-padded.
         known: `[batch]`, how many there are.
         active: `[batch]`, rows that have not stopped.
         counts: one `[batch]` counter per name in `COUNTERS`.
     """
 
-    def __init__(self, model, rows: Rows, cache: FBLTCache, choose, settings: DecodingSettings, capacity: int):
+    def __init__(
+        self,
+        model,
+        prompt: torch.Tensor,
+        rows: Rows,
+        cache: FBLTCache,
+        choose: "Chooser",
+        settings: DecodingSettings,
+        capacity: int,
+    ):
         self.lm, self.cache, self.choose, self.settings = model, cache, choose, settings
+        self.prompt, self.first = prompt, rows.lengths
         self.known = rows.lengths.clone()
         self.text = torch.nn.functional.pad(rows.ids, (0, capacity))
         self.active = torch.ones_like(self.known, dtype=torch.bool)
@@ -69,6 +81,15 @@ class Decoding:
     def pending(self) -> torch.Tensor:
         """`[batch]`, bytes that are known but not fed, the carried one left out."""
         return self.known - 1 - self.cache.lengths
+
+    def columns(self) -> torch.Tensor:
+        """`[batch]`, columns of the prompt, padding included, and of what was written behind it."""
+        return self.prompt.shape[1] + self.known - self.first
+
+    def transcript(self, text: torch.Tensor, columns: int) -> torch.Tensor:
+        """The prompt's columns, then the new bytes of `text` `[batch, *]`, up to `columns`: `[batch, columns]`."""
+        place = self.first[:, None] + torch.arange(columns - self.prompt.shape[1], device=text.device)
+        return torch.cat([self.prompt, text.gather(1, place.clamp(max=text.shape[1] - 1))], dim=1)
 
     def carried(self) -> torch.Tensor:
         """The last known byte of each row, `[batch, 1]`."""
@@ -228,14 +249,24 @@ class Chooser:
         probabilities = torch.softmax(scores.float(), dim=-1)
         return torch.multinomial(probabilities.flatten(0, -2), 1).view(scores.shape[:-1])
 
+    def process(self, state: Decoding, logits: torch.Tensor, text: torch.Tensor, drafted: int) -> torch.Tensor:
+        """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`.
+
+        Processors count columns, and some look up each row's padding in them, while rows advance at their own pace. So
+        rows are judged once per width, each where it has the columns that plain decoding would show.
+        """
+        width = state.columns() + drafted
+        result = scores = logits.float()
+        for columns in width[state.active].unique().tolist():
+            processed = self.processors(state.transcript(text, columns), scores.clone())
+            result = torch.where((width == columns)[:, None], processed, result)
+        return result
+
     def scores(self, state: Decoding, logits: torch.Tensor) -> torch.Tensor:
         """Processed logits of a block, `[batch, block_size, vocab]`; every position is offered the known bytes."""
         if not self.processors:
             return logits
-        width = int(state.known.max())
-        prefix = right_aligned(state.text, state.known, width, state.lm.generation_config.pad_token_id or 0)
-        flat = self.processors(prefix.repeat_interleave(logits.shape[1], dim=0), logits.flatten(0, 1).float())
-        return flat.view_as(logits)
+        return torch.stack([self.process(state, part, state.text, 0) for part in logits.unbind(1)], dim=1)
 
     def __call__(
         self, state: Decoding, logits: torch.Tensor, draft: torch.Tensor, last_only: bool = False
@@ -254,19 +285,9 @@ class Chooser:
         r = draft.shape[1]
         text = torch.nn.functional.pad(state.text, (0, r))
         text = text.scatter(1, state.known[:, None] + torch.arange(r, device=text.device), draft)
-        columns = []
-        for j in [r] if last_only else range(r + 1):
-            width = int(state.known.max()) + j
-            prefix = right_aligned(text, state.known + j, width, state.lm.generation_config.pad_token_id or 0)
-            scores = self.processors(prefix, logits[:, -1 if last_only else j].float())
-            columns.append(self.pick(scores))
-        return torch.stack(columns, dim=1)
-
-
-def right_aligned(text: torch.Tensor, lengths: torch.Tensor, width: int, pad_id: int) -> torch.Tensor:
-    """Right-padded rows `[batch, *]` with `lengths` bytes as left-padded ones, `[batch, width]`."""
-    column = torch.arange(width, device=text.device) - (width - lengths[:, None])
-    return text.gather(1, column.clamp(min=0)).masked_fill(column < 0, pad_id)
+        lengths = [r] if last_only else range(r + 1)
+        scores = [self.process(state, part, text, j) for part, j in zip(logits.unbind(1), lengths, strict=True)]
+        return self.pick(torch.stack(scores, dim=1))
 
 
 class FBLTGenerationMixin(GenerationMixin):
@@ -308,16 +329,21 @@ class FBLTGenerationMixin(GenerationMixin):
         rows = Rows.of(input_ids, model_kwargs.get("attention_mask"))
         if int(rows.lengths.min()) == 0:
             raise ValueError("`input_ids` has a row without any byte: start it with `<s>` (id 1).")
-        cache = model_kwargs.get("past_key_values") or FBLTCache(self.config, input_ids.shape[0], input_ids.device)
+        cache = model_kwargs["past_key_values"]
+        if bool((cache.lengths >= rows.lengths).any()):
+            raise ValueError(
+                f"`past_key_values` holds {cache.lengths.tolist()} bytes, `input_ids` only {rows.lengths.tolist()}: give the "
+                "whole sequence so far, with at least one byte that the cache does not hold."
+            )
         choose = Chooser(logits_processor, generation_config.do_sample)
         budget = generation_config.max_length - columns
         state = Decoding(
-            self, rows, cache, choose, settings, budget + settings.draft_length + (settings.block_size or 0) + 1
+            self, input_ids, rows, cache, choose, settings, budget + settings.draft_length + (settings.block_size or 0) + 1
         )
         drafter = build_drafter(settings)
         eos = next((c.eos_token_id for c in stopping_criteria if isinstance(c, EosTokenCriteria)), None)
         limits = [c for c in stopping_criteria if isinstance(c, MaxTimeCriteria)]
-        first, limit = state.known.clone(), state.known + budget
+        limit = state.known + budget
 
         while bool(state.active.any()):
             # 1. Draft, where the bytes that a draft builds on are fed: not in the first round of a verified decoding.
@@ -348,24 +374,24 @@ class FBLTGenerationMixin(GenerationMixin):
 
         if streamer is not None:
             streamer.end()
-        return self._finish(state, input_ids, first, generation_config)
+        return self._finish(state, generation_config)
 
-    def _finish(self, state: Decoding, input_ids: torch.Tensor, first: torch.Tensor, generation_config):
+    def _finish(self, state: Decoding, generation_config):
         """Brings the caches up to the last byte but one, and the new bytes behind the prompt's columns."""
-        new = state.known - first
+        new = state.known - state.first
         width = int(new.max())
         column = torch.arange(width, device=new.device)
-        written = state.text.gather(1, first[:, None] + column)
+        written = state.text.gather(1, state.first[:, None] + column)
         pad_id = generation_config.pad_token_id
         written = written.masked_fill(column >= new[:, None], 0 if pad_id is None else pad_id)
-        sequences = torch.cat([input_ids, written], dim=1)
+        sequences = torch.cat([state.prompt, written], dim=1)
         if not generation_config.return_dict_in_generate:
             return sequences
         if bool((state.pending > 0).any()):
             # For whoever continues from the cache; no byte of this text needed it, so it is not counted.
             state.active = torch.ones_like(state.active)
             feed(self.model, *state.unfed(last=1), state.cache)
-        state.cache.columns = input_ids.shape[1] + int(new.min()) - 1
+        state.cache.columns = state.prompt.shape[1] + int(new.min()) - 1
         return FBLTGenerateOutput(sequences=sequences, past_key_values=state.cache, **state.counts)
 
 

@@ -75,8 +75,10 @@ def writing_table(figures: dict) -> Table:
 
 
 def cost_table(figures: dict) -> Table:
-    headings = ("bytes/iter.", "global/iter.", "accepted", "MB/byte", "to ar", "+ patcher", "to ar")
-    table = _table("Free text: iterations, and weights read per byte (Eq. 8, bfloat16)", "decoding", *headings)
+    headings = ("B/iter", "glob/iter", "kept", "MB/byte", "to ar", "+patcher", "to ar")
+    table = _table(
+        "Free text: per iteration, share of drafts kept, weights read (Eq. 8, bfloat16)", "decoding", *headings
+    )
     for name, row in figures["decodings"].items():
         per_iteration = (row[key] for key in ("bytes_per_iteration", "global_calls_per_iteration", "acceptance"))
         keys = ("traffic_mb_per_byte", "traffic_with_patcher_mb_per_byte")

@@ -8,13 +8,13 @@ import torch
 from transformers import LogitsProcessorList
 
 from modeling_fblt.cache_fblt import FBLTCache
-from modeling_fblt.configuration_fblt import EOS_ID
+from modeling_fblt.configuration_fblt import EOS_ID, MASK_ID
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from modeling_fblt.steps_fblt import feed
 from tests.modeling.tiny import packed_row, random_rows, tiny_model
 
-# An id that no test lets a model write, for runs that only their length ends.
-NEVER = 3
+# `<mask>` is never predicted: as a stop id it makes runs that only their length ends.
+NEVER = MASK_ID
 VERIFIED = {
     "blt-s": {"decoding": "blt-s", "draft_length": 4},
     "blt-dv one step": {"decoding": "blt-dv", "unmasking": "one_step"},
@@ -90,7 +90,7 @@ class ScriptedDrafter:
 
     Args:
         truth: what plain decoding writes, `[batch, *]`.
-        right: probability that a drafted byte is the true one.
+        right: probability that a drafted byte is the true one, or, failing that, any id.
     """
 
     verifies = True

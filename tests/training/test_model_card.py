@@ -108,7 +108,7 @@ def test_steps_and_hours_of_the_checkpoint(folder):
 
 def test_departures_name_what_differs_from_the_paper():
     lines = "\n".join(departures(RECIPE))
-    assert "35% of the blocks are draft-shaped" in lines and "65% of the block loss" in lines
+    assert "35% of blocks are draft-shaped" in lines and "65% of the block loss" in lines
     assert "weight 0.45 (paper: 1)" in lines and "Muon (learning rate 0.03)" in lines
     assert "random byte" not in lines and "at random" not in lines
     plain = {**RECIPE, "model": {"block_size": 5}, "optimizer": {"name": "adamw", "learning_rate": 0.001}}

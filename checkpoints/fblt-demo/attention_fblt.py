@@ -1,0 +1,1 @@
+../../modeling_fblt/attention_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/cache_fblt.py

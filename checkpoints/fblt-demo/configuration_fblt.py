@@ -1,0 +1,1 @@
+../../modeling_fblt/configuration_fblt.py

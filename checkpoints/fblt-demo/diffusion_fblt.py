@@ -1,0 +1,1 @@
+../../modeling_fblt/diffusion_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/layers_fblt.py

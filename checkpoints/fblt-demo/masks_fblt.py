@@ -1,0 +1,1 @@
+../../modeling_fblt/masks_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/modeling_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/networks_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/patching_fblt.py

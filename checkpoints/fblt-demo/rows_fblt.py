@@ -1,0 +1,1 @@
+../../modeling_fblt/rows_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/steps_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/tokenization_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/unmasking_fblt.py

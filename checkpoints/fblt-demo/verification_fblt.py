@@ -1,0 +1,1 @@
+../../modeling_fblt/verification_fblt.py

@@ -1,0 +1,148 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Prepares an FBLT without blocks, such as a converted BLT, for fine-tuning with the block loss.
+
+    python -m conversion.add_diffusion --source FBLT --output DIR --block-size 8
+
+The decoder gets a byte table with a `<mask>` row, where it has none: block bytes enter through it, so next-byte logits
+stay exactly as they are. `--decoder-input embedding` sends clean bytes through it too, as Fast BLT does: a decoder that
+lived on encoder states has to be trained anew then, and the command says so.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from modeling_fblt import FBLTConfig
+from modeling_fblt.configuration_fblt import DECODER_INPUTS, MASK_ID
+
+from .config_fields import ConfigError
+from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
+from .layouts import FBLT, empty_model, fetch, open_checkpoint, shapes_of
+from .sources import SourceError, TensorSource
+from .writing import Entry, appearing, parse_size, write_safetensors
+
+TABLE = "model.decoder.embed_tokens.weight"
+ENCODER_TABLE = "model.encoder.embed_tokens.weight"
+INITS = ("mean", "zeros", "random")
+
+
+def mask_row(table: torch.Tensor, init: str) -> torch.Tensor:
+    """The row of `<mask>`, `[1, width]`, from those of the other ids `[260, width]`.
+
+    `"mean"` is their mean, which tells the decoder least about the byte; `"random"` is drawn with their deviation.
+    """
+    if init == "mean":
+        return table.float().mean(0, keepdim=True)
+    row = torch.zeros(1, table.shape[1])
+    return (
+        row
+        if init == "zeros"
+        else row.normal_(std=float(table.float().std()), generator=torch.Generator().manual_seed(0))
+    )
+
+
+def with_blocks(config: FBLTConfig, block_size: int, decoder_input: str | None) -> FBLTConfig:
+    """The config of the model to write.
+
+    Raises:
+        ConfigError: it has blocks already, or cannot have these.
+    """
+    if config.block_size is not None:
+        raise ConfigError(f"`block_size` is {config.block_size} already: fine-tune this model as it is")
+    fields = config.to_dict()
+    fields["block_size"] = block_size
+    fields["decoder_config"]["input"] = decoder_input or config.decoder_config.input
+    try:
+        return FBLTConfig.from_dict(fields)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def add_diffusion(
+    source: Path,
+    output: Path,
+    block_size: int,
+    decoder_input: str | None = None,
+    init: str = "mean",
+    max_shard_size: str = "5GB",
+) -> list[str]:
+    """Writes the prepared model and returns what a user should know.
+
+    Raises:
+        ValueError: of the kinds in this package; nothing is written then.
+    """
+    size = parse_size(max_shard_size)
+    checkpoint = open_checkpoint(source)
+    if checkpoint.layout != FBLT:
+        raise SourceError(f"{source}: has the {checkpoint.layout} layout: convert it with conversion.convert_blt first")
+    config = with_blocks(checkpoint.config, block_size, decoder_input)
+    model = empty_model(config)
+    shapes, tensors = shapes_of(model), checkpoint.source
+    entries = []
+    for key, shape in shapes.items():
+        origin = ENCODER_TABLE if key == TABLE and TABLE not in tensors.shapes else key
+        if tensors.shapes.get(origin) != shape:
+            raise SourceError(
+                f"{source}: {origin} has shape {tensors.shapes.get(origin)}, the model needs {list(shape)} for {key}"
+            )
+        parts = _table(tensors, origin, init) if key == TABLE else _whole(tensors, key)
+        entries.append(Entry(key, shape, tensors.dtypes[origin], parts))
+    before = checkpoint.config.decoder_config.input
+    if config.decoder_config.input == before:
+        notes = ["Next-byte logits are exactly those of the source; blocks need fine-tuning before they draft well."]
+    else:
+        notes = [
+            f"The decoder read bytes as {before!r} input and now reads {config.decoder_config.input!r}: next-byte "
+            "logits change, and "
+            "the model needs training before it is of use."
+        ]
+    with appearing(output) as folder:
+        write_folder(folder, model, entries[-1].dtype)
+        write_safetensors(folder, entries, size)
+        copy_licences(source, folder)
+        notes = [f"Prepared for blocks of {block_size} bytes by `conversion.add_diffusion`.", *notes]
+        write_card(folder, Provenance(str(source), FBLT, licence_of(source), notes=notes))
+    return notes
+
+
+def _whole(source: TensorSource, key: str):
+    def parts() -> Iterator[torch.Tensor]:
+        yield source.read(key)
+
+    return parts
+
+
+def _table(source: TensorSource, key: str, init: str):
+    def parts() -> Iterator[torch.Tensor]:
+        rows = source.read(key, 0, MASK_ID)
+        yield rows
+        yield mask_row(rows, init)
+
+    return parts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source", required=True, help="folder or Hub repository of an FBLT")
+    parser.add_argument("--output", required=True, type=Path, help="folder to make")
+    parser.add_argument("--block-size", required=True, type=int, help="bytes of a block")
+    parser.add_argument(
+        "--decoder-input", choices=DECODER_INPUTS, help="what clean bytes enter the decoder as (default: as now)"
+    )
+    parser.add_argument("--init", choices=INITS, default="mean", help="of the <mask> row")
+    parser.add_argument("--max-shard-size", default="5GB")
+    options = vars(parser.parse_args(arguments))
+    try:
+        notes = add_diffusion(**{**options, "source": fetch(options["source"])})
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(notes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

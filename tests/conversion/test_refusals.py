@@ -1,0 +1,257 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Sources that are damaged, hostile or beyond FBLT: a clear error, and nothing written."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conversion.config_fields import ConfigError
+from conversion.convert_blt import convert, main
+from conversion.mapping import MappingError
+from conversion.sources import SourceError
+from conversion.writing import WritingError
+
+from .checkpoints import ENTROPY, MODEL, PATCHING, write_hub, write_json, write_training, write_transformers
+
+
+@pytest.fixture
+def training(tmp_path):
+    write_training(tmp_path / "training")
+    return tmp_path / "training"
+
+
+@pytest.fixture
+def hub(training, tmp_path):
+    write_hub(tmp_path / "hub", training)
+    return tmp_path / "hub"
+
+
+def refused(source, error, match, **settings):
+    """Converts and expects an error and no trace of an output."""
+    before = set(source.parent.iterdir())
+    with pytest.raises(error, match=match) as caught:
+        convert(str(source), source.parent / "out", validate=False, **settings)
+    assert set(source.parent.iterdir()) == before
+    return str(caught.value)
+
+
+def change_state(path, change):
+    state = torch.load(path, weights_only=True)["model"]
+    change(state)
+    torch.save({"model": state}, path)
+
+
+# --- the mapping ---
+
+
+def test_a_missing_key_is_named(training):
+    change_state(training / "consolidated.pth", lambda state: state.pop("local_decoder.norm.weight"))
+    message = refused(training, MappingError, "local_decoder.norm.weight")
+    assert "model.decoder.norm.weight [32]" in message
+
+
+def test_a_leftover_key_is_named(training):
+    change_state(training / "consolidated.pth", lambda state: state.update({"local_decoder.extra": torch.ones(3, 2)}))
+    assert "[3, 2]" in refused(training, MappingError, "local_decoder.extra")
+
+
+def test_a_wrong_shape_is_named_with_both(training):
+    key = "global_transformer.layers.1.attention.wk.weight"
+    change_state(training / "consolidated.pth", lambda state: state.update({key: torch.ones(64, 63)}))
+    message = refused(training, MappingError, "wk")
+    assert "[64, 63]" in message and "[64, 64]" in message and "k_proj" in message
+
+
+def test_left_out_keys_are_told_with_a_reason(training, tmp_path):
+    checks = convert(str(training), tmp_path / "out", validate=False).checks
+    assert any("2 tensors" in line and "rotary" in line for line in checks)
+
+
+# --- configs ---
+
+REFUSED_MODEL = {
+    "vocab_size": 512,
+    "eos_id": 3,
+    "cross_attn_encoder": False,
+    "cross_attn_decoder": False,
+    "cross_attn_init_by_pooling": False,
+    "cross_attn_window_encoder": 4,
+    "downsampling_by_pooling": "avg",
+    "encoder_enable_byte_ngrams": True,
+    "attn_bias_type": "causal",
+    "dim_local_decoder": 48,
+    "dim_token": 16,
+    "local_attention_window_len": None,
+    "use_rope": False,
+    "cross_attn_nheads": 5,
+    "n_kv_heads": 3,
+    "encoder_hash_byte_group_nb_functions": 12,
+    # absurd sizes
+    "n_layers_global": 10**9,
+    "dim_global": 10**9,
+    "dim_local_encoder": -4,
+    "n_layers_local_encoder": 2.5,
+    "n_heads_global": "four",
+    "encoder_hash_byte_group_vocab": 10**15,
+    "encoder_hash_byte_group_size": [3, 10**9],
+    "multiple_of": 0,
+    "ffn_dim_multiplier": float("inf"),
+    "rope_theta": "large",
+}
+
+
+@pytest.mark.parametrize("field", REFUSED_MODEL)
+def test_a_model_field_is_refused(field, training):
+    params = {"model": MODEL | {field: REFUSED_MODEL[field]}, "data": {"patcher_args": PATCHING}}
+    write_json(training / "params.json", params)
+    refused(training, ConfigError, "params.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("monotonicity", True), ("threshold_add", 0.2), ("patching_mode", "space"), ("threshold", None)],
+)
+def test_a_patching_field_is_refused_by_name(field, value, training):
+    write_json(training / "params.json", {"model": MODEL, "data": {"patcher_args": PATCHING | {field: value}}})
+    refused(training, ConfigError, field)
+
+
+def test_an_entropy_model_field_is_refused_by_name(training):
+    write_json(training / "entropy_model" / "params.json", {"entropy_model": ENTROPY | {"attn_bias_type": "causal"}})
+    refused(training, ConfigError, "attn_bias_type")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocab_size", 300),
+        ("patch_in_forward", False),
+        ("patching_mode", "static"),
+        ("tie_word_embeddings", True),
+        ("decoder_config.hidden_act", "gelu"),
+        ("decoder_config.cross_attn_k", 3),
+        ("global_config.num_hidden_layers", 10**9),
+    ],
+)
+def test_a_transformers_field_is_refused_by_name(field, value, tmp_path):
+    write_transformers(tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    *parents, name = field.split(".")
+    inner = config
+    for parent in parents:
+        inner = inner[parent]
+    inner[name] = value
+    write_json(tmp_path / "source" / "config.json", config)
+    refused(tmp_path / "source", ConfigError, name)
+
+
+# --- files ---
+
+
+class Opens:
+    """A pickle of this runs `open` when loaded without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_that_runs_code_is_refused(training, tmp_path):
+    torch.save({"model": {"a": Opens(tmp_path / "trace")}}, training / "consolidated.pth")
+    refused(training, SourceError, "could run code")
+    (training / "consolidated.pth").write_bytes(pickle.dumps(Opens(tmp_path / "trace")))
+    refused(training, SourceError, "consolidated.pth")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("content", [{"model": {"a": 1}}, {"model": {}}, torch.ones(2)])
+def test_a_pickle_without_tensors_is_refused(content, training):
+    torch.save(content, training / "consolidated.pth")
+    refused(training, SourceError, "consolidated.pth")
+
+
+@pytest.mark.parametrize("name", ["training/consolidated.pth", "hub/model.safetensors"])
+@pytest.mark.parametrize("keep", [0, 7, 5000])
+def test_truncated_files(name, keep, hub, tmp_path):
+    os.truncate(tmp_path / name, keep)
+    refused(tmp_path / name.split("/")[0], SourceError, name.split("/")[1])
+
+
+@pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", 3])
+def test_an_index_that_leads_elsewhere_is_refused(place, hub, tmp_path):
+    save_file({"lm_head.weight": torch.ones(2)}, tmp_path / "secret.safetensors")
+    write_json(hub / "model.safetensors.index.json", {"weight_map": {"local_decoder.norm.weight": place}})
+    refused(hub, SourceError, "not a file name")
+
+
+def test_shards_must_be_there_and_hold_what_is_promised(hub):
+    names = dict.fromkeys(load_file(hub / "model.safetensors"), "model.safetensors")
+    write_json(hub / "model.safetensors.index.json", {"weight_map": names | {"local_decoder.x": "other.safetensors"}})
+    refused(hub, SourceError, "other.safetensors: is missing")
+    write_json(hub / "model.safetensors.index.json", {"weight_map": names | {"local_decoder.x": "model.safetensors"}})
+    refused(hub, SourceError, "does not hold local_decoder.x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite(value, training):
+    def spoil(state):
+        state["local_decoder.output.weight"][200, 3] = value
+
+    change_state(training / "consolidated.pth", spoil)
+    refused(training, WritingError, "lm_head.weight: holds NaN or infinity")
+
+
+def test_values_that_overflow(training):
+    def enlarge(state):
+        state["local_decoder.output.weight"][200, 3] = 1e6
+
+    change_state(training / "consolidated.pth", enlarge)
+    refused(training, WritingError, "overflows", dtype=torch.float16)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 3}', "[" * 100_000])
+def test_configs_that_are_none(text, training):
+    (training / "params.json").write_text(text)
+    refused(training, SourceError, "params.json")
+
+
+def test_missing_parts(hub, tmp_path):
+    refused(tmp_path / "training", SourceError, "other", entropy="no such/place/other")
+    (hub / "entropy").rename(tmp_path / "elsewhere")
+    refused(hub, SourceError, "--entropy")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", SourceError, "no layout")
+
+
+def test_an_existing_output_is_kept(training, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    assert main(["--source", str(training), "--output", str(tmp_path / "out"), "--no-validate"]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_failed_validation_writes_nothing(tmp_path, capsys, monkeypatch):
+    write_transformers(tmp_path / "source")
+    monkeypatch.setattr("conversion.validate.TOLERANCE", 0.0)
+    assert main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")]) == 1
+    assert "does not reproduce" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_licence_is_passed_on_and_none_claimed(training, tmp_path):
+    convert(str(training), tmp_path / "silent", validate=False)
+    card = (tmp_path / "silent" / "README.md").read_text()
+    assert "license: other" in card and "states no licence" in card
+    (training / "LICENSE").write_text("the terms")
+    front = "---\nlicense: other\nlicense_name: fair-noncommercial-research-license\n---\n"
+    (training / "README.md").write_text(front)
+    convert(str(training), tmp_path / "stated", validate=False)
+    card = (tmp_path / "stated" / "README.md").read_text()
+    assert "license_name: fair-noncommercial-research-license" in card
+    assert (tmp_path / "stated" / "LICENSE").read_text() == "the terms"
