@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     try:
         notes = add_diffusion(**{**options, "source": fetch(options["source"])})
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\n".join(notes))

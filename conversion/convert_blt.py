@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     options["dtype"] = DTYPES.get(options["dtype"])
     try:
         provenance = convert(**options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for line in (*provenance.checks, *provenance.notes):

@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         notes = export(fetch(options.source), options.output, options.layout, options.max_shard_size)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\n".join(notes))

@@ -146,7 +146,8 @@ def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
 
 def next_byte_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Summed negative log-likelihood of `targets` `[batch, length]` (-100: none) under `logits`, in nats."""
-    return F.cross_entropy(_at_least_float32(logits).flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    flat = _at_least_float32(logits).flatten(0, -2)
+    return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def block_loss(

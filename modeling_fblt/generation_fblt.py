@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationMixin
-from transformers.generation import GenerateDecoderOnlyOutput, LogitsProcessorList
+from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode, LogitsProcessorList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
 from .cache_fblt import FBLTCache
@@ -298,6 +298,11 @@ class FBLTGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, *args
     ) -> None:
+        if generation_mode == GenerationMode.ASSISTED_GENERATION:
+            raise ValueError(
+                "`assistant_model` and `prompt_lookup_num_tokens` are not supported: FBLT drafts and verifies by itself; "
+                "choose decoding='blt-dv' or 'blt-s' instead."
+            )
         cache = model_kwargs.get("past_key_values")
         if cache is None and generation_config.use_cache is not False:
             if generation_config.cache_implementation is not None:
@@ -332,14 +337,13 @@ class FBLTGenerationMixin(GenerationMixin):
         cache = model_kwargs["past_key_values"]
         if bool((cache.lengths >= rows.lengths).any()):
             raise ValueError(
-                f"`past_key_values` holds {cache.lengths.tolist()} bytes, `input_ids` only {rows.lengths.tolist()}: give the "
-                "whole sequence so far, with at least one byte that the cache does not hold."
+                f"`past_key_values` holds {cache.lengths.tolist()} bytes, `input_ids` only {rows.lengths.tolist()}: "
+                "give the whole sequence so far, with at least one byte that the cache does not hold."
             )
         choose = Chooser(logits_processor, generation_config.do_sample)
         budget = generation_config.max_length - columns
-        state = Decoding(
-            self, input_ids, rows, cache, choose, settings, budget + settings.draft_length + (settings.block_size or 0) + 1
-        )
+        capacity = budget + settings.draft_length + (settings.block_size or 0) + 1
+        state = Decoding(self, input_ids, rows, cache, choose, settings, capacity)
         drafter = build_drafter(settings)
         eos = next((c.eos_token_id for c in stopping_criteria if isinstance(c, EosTokenCriteria)), None)
         limits = [c for c in stopping_criteria if isinstance(c, MaxTimeCriteria)]
@@ -385,13 +389,14 @@ class FBLTGenerationMixin(GenerationMixin):
         pad_id = generation_config.pad_token_id
         written = written.masked_fill(column >= new[:, None], 0 if pad_id is None else pad_id)
         sequences = torch.cat([state.prompt, written], dim=1)
-        if not generation_config.return_dict_in_generate:
-            return sequences
-        if bool((state.pending > 0).any()):
+        if generation_config.return_dict_in_generate and bool((state.pending > 0).any()):
             # For whoever continues from the cache; no byte of this text needed it, so it is not counted.
             state.active = torch.ones_like(state.active)
             feed(self.model, *state.unfed(last=1), state.cache)
-        state.cache.columns = state.prompt.shape[1] + int(new.min()) - 1
+        # The loop keeps to bytes; a caller who owns the cache counts columns.
+        state.cache.columns = state.prompt.shape[1] + int((new - 1 - state.pending).min())
+        if not generation_config.return_dict_in_generate:
+            return sequences
         return FBLTGenerateOutput(sequences=sequences, past_key_values=state.cache, **state.counts)
 
 

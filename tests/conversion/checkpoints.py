@@ -112,7 +112,7 @@ def meta_state(args: dict, seed: int = 0) -> State:
     make.layers("local_encoder.", layers, encoder, args["n_heads_local_encoder"], key_heads, args)
     make.matrix("local_encoder.patch_embedding_projection", k * encoder, encoder)
     make.crosses("local_encoder.", layers if args["cross_attn_all_layers_encoder"] else 1, encoder)
-    for i in range(args["encoder_hash_byte_group_nb_functions"] * len(args["encoder_hash_byte_group_size"])):
+    for i in range(args["encoder_hash_byte_group_nb_functions"] * len(args["encoder_hash_byte_group_size"] or ())):
         make.matrix(f"encoder_hash_tok_embedding.{i}", args["encoder_hash_byte_group_vocab"], encoder)
     if k * encoder != latent:
         make.matrix("global_transformer.token_embedding_projection", latent, k * encoder)

@@ -92,7 +92,7 @@ def logits(state, args, ids, starts):
     x = state["local_encoder.tok_embeddings.weight"][ids]
     table = 0
     for function in range(args["encoder_hash_byte_group_nb_functions"]):
-        for size in args["encoder_hash_byte_group_size"]:
+        for size in args["encoder_hash_byte_group_size"] or ():
             for i in range(n):
                 gram = [0] * max(0, size - 1 - i) + ids[max(0, i - size + 1) : i + 1].tolist()
                 value = sum(byte * PRIMES[function] ** place for place, byte in enumerate(gram))

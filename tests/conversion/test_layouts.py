@@ -27,6 +27,7 @@ META_SHAPES = {
     "released": {},
     "grouped": {"model": {"n_kv_heads": 2, "n_kv_heads_global": 1}, "entropy": {"n_kv_heads": 2}},
     "two_functions": {"model": {"encoder_hash_byte_group_nb_functions": 2, "encoder_hash_byte_group_size": [3, 6]}},
+    "no_hashes": {"model": {"encoder_hash_byte_group_size": None}},
     "all_encoder_layers": {"model": {"n_layers_local_encoder": 3, "cross_attn_all_layers_encoder": True}},
     "last_encoder_layer": {"model": {"n_layers_local_encoder": 2}},
     "first_decoder_layer": {"model": {"cross_attn_all_layers_decoder": False, "n_layers_local_decoder": 3}},

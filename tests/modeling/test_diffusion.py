@@ -43,9 +43,7 @@ def blocks_of(model, ids: torch.Tensor, lengths: torch.Tensor | None = None, see
     torch.manual_seed(seed)
     chunk = segmented(model, ids, lengths)
     targets = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
-    return build_blocks(
-        ids, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], chunk.lengths, model.config
-    )
+    return build_blocks(ids, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], chunk.lengths, model.config)
 
 
 def states_of(model, ids: torch.Tensor, blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,9 +268,7 @@ def test_the_two_term_loss_equals_loops_over_bytes_and_blocks(corruption, distil
     lengths = torch.tensor([len(row) for row in rows])
     chunk = segmented(model, right, lengths)
     torch.manual_seed(7)
-    blocks = build_blocks(
-        right, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], lengths, model.config
-    )
+    blocks = build_blocks(right, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], lengths, model.config)
     losses = [naive_losses(model, row, wanted[i], blocks, i) for i, row in enumerate(rows)]
     divisor = count or int((targets != -100).sum())
     clean, drafted = (sum(term) / divisor for term in zip(*losses, strict=True))

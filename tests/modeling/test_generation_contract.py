@@ -197,7 +197,7 @@ def test_a_streamer_gets_the_prompt_and_then_exactly_the_new_bytes(name, kind):
             assert kept[: len(kept) - 1] == draft[: len(kept) - 1]
 
 
-# --- sampling ---
+# --- sampling and beams ---
 
 
 def test_ar_samples_from_the_models_distribution():
@@ -235,6 +235,13 @@ def test_almost_no_temperature_is_greedy():
         assert rows[:, -12:].tolist() == generated(shared_model(), left_padded(prompts()), 12, **ALL[name])
 
 
+def test_beams_keep_their_caches_apart():
+    model, inputs = shared_model(), left_padded(prompts())
+    for prompt, row in zip(prompts(), model.generate(**inputs, num_beams=3, max_new_tokens=9), strict=True):
+        alone = model.generate(prompt[None], num_beams=3, max_new_tokens=9, use_cache=False)
+        assert torch.equal(row[-9:], alone[0, -9:])
+
+
 # --- refusals ---
 
 
@@ -261,6 +268,8 @@ class Mine(StoppingCriteria):
         ("output_hidden_states", {"output_hidden_states": True, "return_dict_in_generate": True}),
         ("stopping_criteria", {"stopping_criteria": StoppingCriteriaList([Mine()])}),
         ("use_cache", {"use_cache": False}),
+        ("prompt_lookup_num_tokens", {"prompt_lookup_num_tokens": 3}),
+        ("assistant_model", {"assistant_model": shared_model("encoder")}),
         ("past_key_values", {"past_key_values": object()}),
         ("cache_implementation", {"cache_implementation": "static"}),
     ],

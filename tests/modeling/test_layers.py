@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_fblt.layers_fblt import HASH_PRIMES, FBLTLatentReading, FBLTPooling, FBLTRotaryEmbedding, hash_ngrams, rotate
+from modeling_fblt.layers_fblt import (
+    HASH_PRIMES,
+    FBLTLatentReading,
+    FBLTPooling,
+    FBLTRotaryEmbedding,
+    hash_ngrams,
+    rotate,
+)
 from tests.modeling.tiny import tiny_config
 
 
