@@ -300,8 +300,8 @@ class FBLTGenerationMixin(GenerationMixin):
     ) -> None:
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise ValueError(
-                "`assistant_model` and `prompt_lookup_num_tokens` are not supported: FBLT drafts and verifies by itself; "
-                "choose decoding='blt-dv' or 'blt-s' instead."
+                "`assistant_model` and `prompt_lookup_num_tokens` are not supported: FBLT drafts and verifies by "
+                "itself; choose decoding='blt-dv' or 'blt-s' instead."
             )
         cache = model_kwargs.get("past_key_values")
         if cache is None and generation_config.use_cache is not False:

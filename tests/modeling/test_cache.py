@@ -137,6 +137,20 @@ def test_bytes_taken_back_deep_into_a_row_leave_no_trace(variant):
     assert_holds(cache, whole)
 
 
+@pytest.mark.parametrize("decoder_input", ["embedding", "encoder"])
+def test_drafted_bytes_are_what_feeding_them_gives_as_long_as_no_patch_ends(decoder_input):
+    model = tiny_model(max_patch_length=None, decoder_input=decoder_input).requires_grad_(False)
+    model.config.patching_threshold = 1e9  # after the second byte of a document no patch ends before the document does
+    ids = torch.cat([random_rows(1, LENGTH, seed=1), packed_row(7, LENGTH - 7, seed=2)])
+    expected = model.model(ids, use_cache=False).last_hidden_state
+    cache, lengths = FBLTCache(model.config, 2), torch.tensor([12, 20])
+    feed(model.model, ids[:, :20], lengths, cache)
+    for offset in range(LENGTH - 21):
+        position = lengths + offset
+        drafted = draft_byte(model.model, ids.gather(1, position[:, None]), offset, cache)
+        torch.testing.assert_close(drafted[:, 0], expected[torch.arange(2), position], **CLOSE)
+
+
 def test_a_latent_that_nobody_reads_yet_may_be_anything():
     model, (logits, _) = shared_model("plain"), full_pass("plain")
     cache = FBLTCache(model.config, 3)

@@ -36,7 +36,6 @@ def trained(steps: int, **changes):
     return model.eval(), torch.tensor(history)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("corruption", ["draft", "uniform"])
 def test_both_terms_fall_and_blocks_reproduce_the_text(corruption):
     # Decoding drafts from any byte, so blocks must have stood at any byte in training.

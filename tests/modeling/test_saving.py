@@ -76,7 +76,6 @@ def test_a_saved_folder_is_complete(saved):
     assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
 
 
-@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_logits_and_bytes(saved, tmp_path):
     model, folder = saved
     inputs = random_rows(2, 40)
