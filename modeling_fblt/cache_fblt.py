@@ -187,3 +187,16 @@ class FBLTCache(Cache):
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         self.select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        rows = torch.arange(self.lengths.shape[0], device=self.lengths.device)
+        self.select(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.select(indices)
+
+    def crop(self, *args, **kwargs):
+        raise NotImplementedError("`crop` counts columns, but an FBLTCache has a length per row: use `truncate`.")
+
+    def reset(self):
+        raise NotImplementedError("`reset` is not supported: make a new FBLTCache.")

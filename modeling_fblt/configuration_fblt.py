@@ -228,7 +228,9 @@ class FBLTConfig(PreTrainedConfig):
         draft_fraction (`float`): share of draft-shaped blocks under `"draft"`.
         block_fraction (`float`): share of patches whose block is trained in a step, drawn at random; below 1 a step is
             cheaper, and the loss keeps its expectation.
-        random_anchor_fraction (`float`): share of blocks that stand at a random byte instead of a patch start.
+        random_anchor_fraction (`float`): share of blocks that stand at a random byte instead of a patch start. The
+            paper's blocks all stand at patch starts (0), but decoding drafts from wherever the last byte was accepted:
+            models that are to draft should see some of both.
         distillation (`float`): share of the block loss that is the divergence from the model's own next-byte
             distribution (stop-gradient) instead of the negative log-likelihood of the byte.
 

@@ -187,3 +187,21 @@ def test_a_cache_is_made_when_wanted():
     assert isinstance(model(ids).past_key_values, FBLTCache)
     assert model(ids, use_cache=False).past_key_values is None
     assert isinstance(model(ids, use_cache=True).past_key_values, FBLTCache)
+
+
+def test_repeated_and_selected_rows_go_on_as_the_rows_they_were_made_of():
+    model, ids = tiny_model(), random_rows(2, 20)
+    cache = FBLTCache(model.config, 2)
+    model(ids[:, :11], past_key_values=cache)
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([3, 0]))
+    logits = model(ids[[1, 0], 11:], past_key_values=cache).logits
+    full = model(ids[[1, 0]], use_cache=False).logits[:, 11:]
+    torch.testing.assert_close(logits, full, rtol=0, atol=1e-10)
+
+
+def test_generic_calls_that_make_no_sense_here_are_refused():
+    cache = FBLTCache(tiny_model().config, 1)
+    for call in (lambda: cache.crop(-1), cache.reset):
+        with pytest.raises(NotImplementedError, match="FBLTCache"):
+            call()
