@@ -1,0 +1,1 @@
+../../modeling_fblt/drafting_fblt.py
