@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset, load_from_disk
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from training.optimizers import build_optimizer
@@ -100,6 +100,12 @@ def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset:
     return load_from_disk(str(folder)).with_format("torch")
 
 
+def last_complete_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint of a run that was written to its end; one that a kill cut short is passed over."""
+    complete = [folder for folder in output.glob("checkpoint-*") if (folder / TRAINER_STATE_NAME).is_file()]
+    return str(max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))) if complete else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="YAML recipe")
@@ -129,8 +135,7 @@ def main() -> None:
         data_collator=collate,
         recipe_optimizer=recipe["optimizer"],
     )
-    last = get_last_checkpoint(recipe["output"]) if Path(recipe["output"]).is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(Path(recipe["output"])))
     trainer.save_model(str(Path(recipe["output"]) / "final"))
 
 

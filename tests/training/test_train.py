@@ -69,6 +69,15 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, m
         assert torch.equal(weight, broken[name]), name
 
 
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
+    assert train.last_complete_checkpoint(tmp_path) is None
+    for step in (9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step < 11:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert train.last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
 def test_training_without_a_trained_patcher_says_what_to_run(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="train_patcher"):
         run(train, monkeypatch, recipe(tmp_path, 1, "early"))
