@@ -18,6 +18,7 @@ import torch
 from modeling_fblt import FBLTConfig
 from modeling_fblt.configuration_fblt import DECODER_INPUTS, MASK_ID
 
+from .command import refusing
 from .config_fields import ConfigError
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
 from .layouts import FBLT, empty_model, fetch, open_checkpoint, shapes_of
@@ -124,6 +125,7 @@ def _table(source: TensorSource, key: str, init: str):
     return parts
 
 
+@refusing
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", required=True, help="folder or Hub repository of an FBLT")
@@ -135,11 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--init", choices=INITS, default="mean", help="of the <mask> row")
     parser.add_argument("--max-shard-size", default="5GB")
     options = vars(parser.parse_args(arguments))
-    try:
-        notes = add_diffusion(**{**options, "source": fetch(options["source"])})
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    notes = add_diffusion(**{**options, "source": fetch(options["source"])})
     print("\n".join(notes))
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from .command import refusing
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
 from .layouts import FBLT, SCHEMES, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
 from .mapping import plan_import
@@ -81,6 +82,7 @@ def _validated(checkpoint: Checkpoint, folder: Path) -> list[str]:
     return [f"{line.check}: {line.result}" for line in report.lines]
 
 
+@refusing
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
@@ -94,11 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--validate", action=argparse.BooleanOptionalAction, default=True)
     options = vars(parser.parse_args(arguments))
     options["dtype"] = DTYPES.get(options["dtype"])
-    try:
-        provenance = convert(**options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    provenance = convert(**options)
     for line in (*provenance.checks, *provenance.notes):
         print(line)
     return 0

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from modeling_fblt import FBLTConfig
 from modeling_fblt.tokenization_fblt import build_tokenizer
 
+from .command import refusing
 from .folder import copy_licences
 from .keys import ENTROPY_PREFIX, links
 from .layouts import (
@@ -119,6 +120,7 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+@refusing
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", required=True, help="folder or Hub repository of an FBLT")
@@ -126,11 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--layout", required=True, choices=LAYOUTS)
     parser.add_argument("--max-shard-size", default="5GB")
     options = parser.parse_args(arguments)
-    try:
-        notes = export(fetch(options.source), options.output, options.layout, options.max_shard_size)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    notes = export(fetch(options.source), options.output, options.layout, options.max_shard_size)
     print("\n".join(notes))
     return 0
 

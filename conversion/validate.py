@@ -21,6 +21,7 @@ from transformers import BltForCausalLM
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 
+from .command import refusing
 from .config_fields import BLT_VOCABULARY, ConfigError
 from .export_blt import export
 from .layouts import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
@@ -154,6 +155,7 @@ def _compare_prompt(model: FBLTForCausalLM, expected: Expectation, report: Repor
     report.add(f"{label} greedy text", f"{int(agree.sum())} of {NEW_BYTES} bytes equal", bool(agree.all()))
 
 
+@refusing
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
@@ -165,18 +167,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--reference", type=Path, help="outputs of Meta's code (default: the source's reference.safetensors)"
     )
     options = parser.parse_args(arguments)
-    try:
-        entropy = fetch(options.entropy) if options.entropy else None
-        checkpoint = open_checkpoint(fetch(options.source), entropy, options.entropy_window)
-        if checkpoint.layout == FBLT:
-            raise SourceError(f"--source {options.source}: is an FBLT; give what it was made of")
-        prompts = PROMPTS
-        if options.prompts:
-            prompts = tuple(line for line in options.prompts.read_text(encoding="utf-8").splitlines() if line)
-        report = validate(checkpoint, options.converted, prompts, options.reference)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    entropy = fetch(options.entropy) if options.entropy else None
+    checkpoint = open_checkpoint(fetch(options.source), entropy, options.entropy_window)
+    if checkpoint.layout == FBLT:
+        raise SourceError(f"--source {options.source}: is an FBLT; give what it was made of")
+    prompts = PROMPTS
+    if options.prompts:
+        prompts = tuple(line for line in options.prompts.read_text(encoding="utf-8").splitlines() if line)
+    report = validate(checkpoint, options.converted, prompts, options.reference)
     print(report.table())
     return 0 if report.passed else 1
 

@@ -406,39 +406,35 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         """
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
-        if labels is None and shift_labels is None:
-            outputs = self.model(input_ids, attention_mask, past_key_values, patch_starts, use_cache, **kwargs)
-            return self._with_logits(outputs, logits_to_keep, kwargs)
-        if past_key_values is not None:
+        return_dict = kwargs.pop("return_dict", self.config.return_dict)
+        has_labels = labels is not None or shift_labels is not None
+        if has_labels and past_key_values is not None:
             raise ValueError(
                 "`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache."
             )
-        if not (self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0):
-            outputs = self.model(
-                input_ids, attention_mask, None, patch_starts, bool(use_cache), **{**kwargs, "return_dict": True}
-            )
-            rows = Rows.of(input_ids, attention_mask)
-            logits = self.byte_logits(outputs.last_hidden_state)
-            targets = next_byte_targets(rows, labels, shift_labels)
-            total = next_byte_loss(rows.take(logits), targets)
-            result = self._with_logits(outputs, logits_to_keep, {"return_dict": True})
-            result.loss = result.next_byte_loss = total / _target_count(targets, count)
-        else:
+        trains_blocks = self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0
+        if has_labels and trains_blocks:
             result = self._train_step(Rows.of(input_ids, attention_mask), labels, shift_labels, patch_starts, count)
-        return result if kwargs.get("return_dict", self.config.return_dict) else result.to_tuple()
+            return result if return_dict else result.to_tuple()
 
-    def _with_logits(self, outputs, logits_to_keep: int | torch.Tensor, kwargs) -> tuple | FBLTCausalLMOutput:
-        return_dict = kwargs.get("return_dict", self.config.return_dict)
-        if not return_dict:
-            outputs = FBLTModelOutput(*outputs)
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-        kept = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) else kept
+        use_cache = bool(use_cache) if has_labels else use_cache
+        outputs = self.model(
+            input_ids, attention_mask, past_key_values, patch_starts, use_cache, return_dict=True, **kwargs
+        )
+        columns = _kept_columns(logits_to_keep)
+        # A loss needs the logits of every column, whichever of them are returned.
+        logits = self.byte_logits(outputs.last_hidden_state if has_labels else outputs.last_hidden_state[:, columns])
         result = FBLTCausalLMOutput(
-            logits=self.byte_logits(outputs.last_hidden_state[:, kept]),
+            logits=logits[:, columns] if has_labels else logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+        if has_labels:
+            rows = Rows.of(input_ids, attention_mask)
+            targets = next_byte_targets(rows, labels, shift_labels)
+            result.loss = next_byte_loss(rows.take(logits), targets) / _target_count(targets, count)
+            result.next_byte_loss = result.loss
         return result if return_dict else result.to_tuple()
 
     def _train_step(self, rows: Rows, labels, shift_labels, starts, count) -> FBLTCausalLMOutput:
@@ -464,6 +460,12 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             next_byte_loss=next_byte.detach(),
             diffusion_loss=diffusion.detach(),
         )
+
+
+def _kept_columns(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor:
+    if isinstance(logits_to_keep, int):
+        return slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+    return logits_to_keep
 
 
 def next_byte_targets(rows: Rows, labels: torch.Tensor | None, shift_labels: torch.Tensor | None) -> torch.Tensor:

@@ -81,10 +81,6 @@ def document_starts(separator: torch.Tensor, position: torch.Tensor, first: torc
     return torch.cat([first[:, None], begins], dim=1).cummax(dim=1).values
 
 
-def _exceeds_threshold(entropies: torch.Tensor, threshold: float) -> torch.Tensor:
-    return entropies > threshold
-
-
 def _space_like(ids: torch.Tensor) -> torch.Tensor:
     """BLT's space rule: any byte that is neither an ASCII letter or digit nor a continuation byte of UTF-8."""
     byte = ids - BYTE_OFFSET
@@ -114,7 +110,7 @@ def raw_boundaries(
         `[batch, n]` booleans, column `j` for position `j + 1`.
     """
     if mode == "entropy":
-        return _exceeds_threshold(entropies, threshold)
+        return entropies > threshold
     if mode == "static":
         next_position = state.position[:, None] + torch.arange(1, ids.shape[1] + 1, device=ids.device)
         return (next_position - origin[:, 1:] - 1) % patch_size == 0

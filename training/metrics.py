@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import torch
 
+from benchmarks.metrics import ngram_counts
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
 
 BLANKS = tuple(byte + BYTE_OFFSET for byte in b" \t\n")
@@ -73,8 +74,7 @@ def ratio_of_means(above: Sequence[int], below: Sequence[int], seed: int) -> dic
 
 def distinct_ngrams(ids: Sequence[Hashable], n: int = 8) -> float | None:
     """Distinct n-grams / all n-grams of one text: 1 without any repetition; None for a text of fewer than `n` ids."""
-    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
-    return share(len(set(grams)), len(grams))
+    return share(*ngram_counts(ids, n))
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -200,3 +200,15 @@ def test_the_patcher_stays_frozen_and_in_eval_mode():
     model = tiny_model().train()
     assert not model.model.patcher.training and model.model.decoder.training
     assert not any(p.requires_grad for p in model.model.patcher.parameters())
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("asked", [{}, {"output_hidden_states": True}])
+def test_a_tuple_holds_what_the_output_holds(use_cache, asked):
+    model, ids = tiny_model(), random_rows(1, 12)
+    full = model(ids, use_cache=use_cache, **asked)
+    parts = model(ids, use_cache=use_cache, return_dict=False, **asked)
+    assert len(parts) == len(full.to_tuple())
+    torch.testing.assert_close(parts[0], full.logits)
+    if asked:
+        torch.testing.assert_close(parts[-1], full.hidden_states)
