@@ -57,10 +57,11 @@ class CachedContext:
 
     Args:
         stores: one key/value store per layer.
-        writes: `(columns of the chunk, first position per row)` pairs, written in this order: a later one
-            overwrites what padding of an earlier one left behind.
+        writes: which of the given positions to store, and in which columns `[batch, length]`, in this order: a later
+            one overwrites what padding of an earlier one left behind.
+        end: a bound of the stored columns that are written.
         inner: the context that computes the attention.
-        span: stored positions `[low, high)` that `inner` is offered as keys; None where nothing was stored before
+        span: stored columns `[low, high)` that `inner` is offered as keys; None where nothing was stored before
             the chunk, so that the chunk's own keys are all there is.
     """
 
@@ -68,15 +69,16 @@ class CachedContext:
         self,
         stores: "list[KeyValueStore]",
         writes: list[tuple[slice, torch.Tensor]],
+        end: int,
         inner: AttentionContext,
         span: tuple[int, int] | None,
     ):
-        self.stores, self.writes, self.inner, self.span = stores, writes, inner, span
+        self.stores, self.writes, self.end, self.inner, self.span = stores, writes, end, inner, span
 
     def attend(self, attention, query, key, value) -> Attended:
         store = self.stores[attention.layer_idx]
-        for columns, start in self.writes:
-            store.write(key[:, :, columns], value[:, :, columns], start)
+        for given, column in self.writes:
+            store.write(key[:, :, given], value[:, :, given], column, self.end)
         if self.span is not None:
             key, value = store.read(*self.span)
         return self.inner.attend(attention, query, key, value)

@@ -2,7 +2,8 @@
 """The cache: what each network keeps of the bytes fed so far, with its own length per row.
 
 Everything is stored by position, so taking back rejected bytes is a change of lengths: what lies beyond a row's
-length is stale, never read, and overwritten by what is fed next. Buffers grow geometrically.
+length is stale, never read, and overwritten by what is fed next. What is kept per patch grows with the text,
+geometrically. What is kept per byte slides: local networks see a window, so only the last bytes of each row are held.
 """
 
 import torch
@@ -11,35 +12,72 @@ from transformers.cache_utils import Cache
 from .patching_fblt import PatchingState
 from .rows_fblt import Chunk
 
+# Bytes that can be taken back whatever was dropped: far more than a draft, or than one row runs ahead of another.
+RETAINED = 256
+
+
+class Origin:
+    """The first position that byte buffers hold, `[batch]`: all of a cache slide together."""
+
+    def __init__(self, batch_size: int, device: torch.device | str):
+        self.first = torch.zeros(batch_size, dtype=torch.long, device=device)
+
 
 class PositionBuffer:
-    """A tensor with one entry per row and position, positions along `dim`; entries not yet written are zero."""
+    """A tensor with one entry per row and position, positions along `dim`; entries not yet written are zero.
 
-    def __init__(self, dim: int = 1):
-        self.dim = dim
+    Args:
+        dim: the dimension of positions.
+        origin: of a buffer that slides; without one, column and position are the same.
+    """
+
+    def __init__(self, dim: int = 1, origin: Origin | None = None):
+        self.dim, self.origin = dim, origin
         self.data: torch.Tensor | None = None
 
-    def write(self, values: torch.Tensor, start: torch.Tensor) -> None:
-        """Writes `values` (length along `dim`) at positions `start[row] + i`."""
-        length = values.shape[self.dim]
-        self._reserve(values, int(start.max()) + length)
-        position = start[:, None] + torch.arange(length, device=values.device)
+    def column(self, position: torch.Tensor) -> torch.Tensor:
+        """Columns that hold positions `[batch, ...]`."""
+        if self.origin is None:
+            return position
+        return position - self.origin.first.view(-1, *[1] * (position.dim() - 1))
+
+    def write(self, values: torch.Tensor, column: torch.Tensor, end: int) -> None:
+        """Writes `values` (length along `dim`) to columns `[batch, length]`, none of which lies at or beyond `end`."""
+        self._reserve(values, end)
+        if self.data.is_inference() and not torch.is_inference_mode_enabled():
+            self.data = self.data.clone()  # made in inference mode, it cannot be written to outside
         shape = [1] * values.dim()
-        shape[0], shape[self.dim] = position.shape
-        self.data.scatter_(self.dim, position.view(shape).expand_as(values), values.to(self.data.dtype))
+        shape[0], shape[self.dim] = column.shape
+        self.data.scatter_(self.dim, column.view(shape).expand_as(values), values.to(self.data.dtype))
 
     def read(self, low: int, high: int) -> torch.Tensor:
-        """Positions `low .. high - 1` of all rows."""
+        """Columns `low .. high - 1` of all rows."""
         return self.data.narrow(self.dim, low, high - low)
 
     def at(self, position: torch.Tensor) -> torch.Tensor:
         """One entry per row: `[batch, ...]` for `position` `[batch]` (buffers with positions in dimension 1)."""
-        return self.data[torch.arange(position.shape[0], device=position.device), position]
+        return self.data[torch.arange(position.shape[0], device=position.device), self.column(position)]
+
+    def gather(self, position: torch.Tensor) -> torch.Tensor:
+        """`[batch, n, ...]` for `position` `[batch, n]` (buffers with positions in dimension 1)."""
+        column = self.column(position)
+        index = column.view(*column.shape, *[1] * (self.data.dim() - 2)).expand(-1, -1, *self.data.shape[2:])
+        return self.data.gather(1, index)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps, repeats or reorders rows."""
         if self.data is not None:
             self.data = self.data.index_select(0, rows.to(self.data.device))
+
+    def slide(self, shift: torch.Tensor) -> None:
+        """Drops the first `shift` `[batch]` columns of each row; what moves up at the end is stale."""
+        if self.data is None:
+            return
+        columns = self.data.shape[self.dim]
+        column = (shift[:, None] + torch.arange(columns, device=shift.device)).clamp(max=columns - 1)
+        shape = [1] * self.data.dim()
+        shape[0], shape[self.dim] = column.shape
+        self.data = self.data.gather(self.dim, column.view(shape).expand_as(self.data))
 
     def _reserve(self, values: torch.Tensor, end: int) -> None:
         have = 0 if self.data is None else self.data.shape[self.dim]
@@ -57,12 +95,12 @@ class PositionBuffer:
 class KeyValueStore:
     """Keys and values of one attention layer, `[batch, heads, position, head_dim]`."""
 
-    def __init__(self):
-        self.keys, self.values = PositionBuffer(dim=2), PositionBuffer(dim=2)
+    def __init__(self, origin: Origin | None = None):
+        self.keys, self.values = PositionBuffer(2, origin), PositionBuffer(2, origin)
 
-    def write(self, key: torch.Tensor, value: torch.Tensor, start: torch.Tensor) -> None:
-        self.keys.write(key, start)
-        self.values.write(value, start)
+    def write(self, key: torch.Tensor, value: torch.Tensor, column: torch.Tensor, end: int) -> None:
+        self.keys.write(key, column, end)
+        self.values.write(value, column, end)
 
     def read(self, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.keys.read(low, high), self.values.read(low, high)
@@ -80,22 +118,30 @@ class FBLTCache(Cache):
         states: encoder byte states, by byte position; the open patch is pooled from them when it completes.
         global_transformer: key/value stores per layer, by patch.
         latents, document_patch: by patch: output of the global transformer, and its document's first patch.
+        min_column, max_column, max_length, max_patches: bounds over the rows, kept on the host: of the columns behind
+            the rows' last bytes in buffers by byte position, of bytes, and of complete patches.
     """
 
     def __init__(self, config, batch_size: int, device: torch.device | str = "cpu"):
         super().__init__(layers=[])
+        byte_networks = (config.patcher_config, config.encoder_config, config.decoder_config)
+        self.window = max(network.sliding_window for network in byte_networks)
+        self.most_columns = 2 * (self.window + RETAINED)
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.min_length = self.max_length = self.max_patches = 0  # bounds kept on the host
+        self.min_column = self.max_column = self.max_length = self.max_patches = 0
         self.columns = 0
-        self.ids, self.patch_index, self.patch_start, self.document_start = (PositionBuffer() for _ in range(4))
-        self.states, self.latents, self.document_patch = PositionBuffer(), PositionBuffer(), PositionBuffer()
-        self.patcher = [KeyValueStore() for _ in range(config.patcher_config.num_hidden_layers)]
-        self.encoder = [KeyValueStore() for _ in range(config.encoder_config.num_hidden_layers)]
-        self.decoder = [KeyValueStore() for _ in range(config.decoder_config.num_hidden_layers)]
+        self.origin = origin = Origin(batch_size, device)
+        self.ids, self.patch_index, self.patch_start, self.document_start, self.states = (
+            PositionBuffer(origin=origin) for _ in range(5)
+        )
+        self.latents, self.document_patch = PositionBuffer(), PositionBuffer()
+        self.patcher, self.encoder, self.decoder = (
+            [KeyValueStore(origin) for _ in range(network.num_hidden_layers)] for network in byte_networks
+        )
         self.global_transformer = [KeyValueStore() for _ in range(config.global_config.num_hidden_layers)]
         zero = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
         for buffer in (self.ids, self.patch_index, self.patch_start, self.document_start):
-            buffer.write(zero, self.lengths)  # position 0 starts the first patch of the first document
+            buffer.write(zero, zero, 1)  # position 0 starts the first patch of the first document
 
     # --- state of the rows at their current lengths ---
 
@@ -103,7 +149,7 @@ class FBLTCache(Cache):
         """What the bytes so far decided about the next chunk's patches."""
         start = self.patch_start.at(self.lengths)
         two_back = self.lengths[:, None] - torch.tensor([2, 1], device=self.lengths.device)
-        previous = self.ids.data.gather(1, two_back.clamp(min=0))
+        previous = self.ids.gather(two_back.clamp(min=0))
         return PatchingState(
             position=self.lengths,
             last_start=start,
@@ -116,7 +162,12 @@ class FBLTCache(Cache):
         """The `count` ids before a position of each row (its length), 0 where there are none: `[batch, count]`."""
         position = self.lengths if position is None else position
         position = position[:, None] + torch.arange(-count, 0, device=self.lengths.device)
-        return self.ids.data.gather(1, position.clamp(min=0)).masked_fill(position < 0, 0)
+        return self.ids.gather(position.clamp(min=0)).masked_fill(position < 0, 0)
+
+    def open_start(self, end: torch.Tensor | None = None) -> torch.Tensor:
+        """Where the patch open at `end` (the rows' lengths) begins, or a document inside it: `[batch]`."""
+        end = self.lengths if end is None else end
+        return torch.maximum(self.patch_start.at(end), self.document_start.at(end))
 
     def last_latent(self) -> torch.Tensor:
         """The latent of the last complete patch, which the next byte reads: `[batch, 1, global width]`."""
@@ -134,21 +185,49 @@ class FBLTCache(Cache):
         position = start[:, None] + torch.arange(length, device=start.device)
         inside = position < end[:, None]
         position = torch.where(inside, position, start[:, None])
-        patch = self.patch_index.data.gather(1, position) - chunk.patch_index[:, :1]
-        states = self.states.data.gather(1, position[..., None].expand(-1, -1, self.states.data.shape[-1]))
-        return states, self.ids.data.gather(1, position), torch.where(inside, patch, self.ids.data.shape[1])
+        patch = self.patch_index.gather(position) - chunk.patch_index[:, :1]
+        # No row has more columns than the buffers, so this many patches are out of range for all.
+        patch = torch.where(inside, patch, self.ids.data.shape[1])
+        return self.states.gather(position), self.ids.gather(position), patch
+
+    def columns_from(self, position: torch.Tensor, length: int) -> torch.Tensor:
+        """Columns of byte buffers for `length` positions from `position` `[batch]` on: `[batch, length]`."""
+        return (position - self.origin.first)[:, None] + torch.arange(length, device=position.device)
+
+    def span(self, window: int, new: int) -> tuple[int, int]:
+        """Columns `[low, high)` that hold all keys of `new` more positions per row, each seeing `window` positions."""
+        return max(0, self.min_column - window + 1), self.max_column + new
+
+    def positions(self, span: tuple[int, int]) -> torch.Tensor:
+        """Positions that columns `[low, high)` of the byte buffers hold: `[batch, high - low]`."""
+        return self.origin.first[:, None] + torch.arange(*span, device=self.lengths.device)
 
     # --- growing and taking back ---
 
+    def make_room(self) -> None:
+        """Slides the byte buffers once they hold far more than the windows and the open patch ask for."""
+        if self.max_column <= self.most_columns:
+            return
+        back = torch.maximum(self.lengths - RETAINED, self.origin.first)
+        needed = torch.minimum(back - self.window, self.patch_start.at(back))
+        shift = (needed - self.origin.first).clamp(min=0)
+        for buffer in self._byte_buffers():
+            buffer.slide(shift)
+        self.origin.first = self.origin.first + shift
+        self._set_lengths(self.lengths)
+        # A patch longer than all windows is held whole; the next slide waits until it has doubled.
+        self.most_columns = 2 * max(self.window + RETAINED, self.max_column)
+
     def write_segmentation(self, chunk: Chunk) -> None:
         """Records a chunk's bytes and where their patches and documents start."""
-        self.ids.write(chunk.ids, chunk.position)
-        self.patch_index.write(chunk.patch_index, chunk.position)
-        self.document_start.write(chunk.document_start, chunk.position)
-        columns = torch.arange(chunk.starts.shape[1], device=chunk.starts.device)
-        begins = torch.where(chunk.starts, chunk.position[:, None] + columns, -1)
+        end = self.max_column + chunk.starts.shape[1]
+        column = torch.cat([chunk.column, chunk.column[:, -1:] + 1], dim=1)  # the next position is known too
+        self.ids.write(chunk.ids, chunk.column, end)
+        self.patch_index.write(chunk.patch_index, column, end)
+        self.document_start.write(chunk.document_start, column, end)
+        begins = torch.where(chunk.starts, column + self.origin.first[:, None], -1)
         begins[:, 0] = self.patch_start.at(chunk.position)
-        self.patch_start.write(begins.cummax(dim=1).values, chunk.position)
+        self.patch_start.write(begins.cummax(dim=1).values, column, end)
 
     def extend(self, chunk: Chunk, columns: int) -> None:
         """Counts a chunk as fed; `columns` of `input_ids` it came from, padding included."""
@@ -156,28 +235,48 @@ class FBLTCache(Cache):
         self.columns += columns
 
     def truncate(self, lengths: torch.Tensor) -> None:
-        """Takes back what lies beyond `lengths` `[batch]` bytes per row."""
-        self.columns -= self.max_length - int(lengths.max())
+        """Takes back what lies beyond `lengths` `[batch]` bytes per row.
+
+        Raises:
+            ValueError: a row goes back by more than the cache still holds; `RETAINED` bytes are always possible.
+        """
+        before = self.max_length
         self._set_lengths(lengths)
+        self.columns -= before - self.max_length
 
     def _set_lengths(self, lengths: torch.Tensor) -> None:
+        held = lengths - self.origin.first
+        here = torch.maximum(lengths, self.origin.first)
+        lost = (self.origin.first > 0) & ((held < self.window) | (self.patch_start.at(here) < self.origin.first))
+        bounds = [held.min(), held.max(), lengths.max(), self.patch_index.at(here).max(), lost.any().long()]
+        *bounds, any_lost = torch.stack(bounds).tolist()  # the one place where a step waits for the device's lengths
+        if any_lost:
+            raise ValueError(
+                f"`lengths` is {lengths.tolist()}, but of rows of {self.lengths.tolist()} bytes the cache dropped what "
+                f"lies that far back: at most {RETAINED} bytes can be taken back; feed such rows anew."
+            )
         self.lengths = lengths
-        patches = self.patch_index.at(lengths)
-        self.min_length, self.max_length, self.max_patches = torch.stack(
-            [lengths.min(), lengths.max(), patches.max()]
-        ).tolist()
+        self.min_column, self.max_column, self.max_length, self.max_patches = bounds
+
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(buffer.data.nbytes for buffer in self._buffers() if buffer.data is not None)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps, repeats or reorders rows, by index."""
         for buffer in self._buffers():
             buffer.select(rows)
+        self.origin.first = self.origin.first.index_select(0, rows.to(self.lengths.device))
         self._set_lengths(self.lengths.index_select(0, rows.to(self.lengths.device)))
 
-    def _buffers(self) -> list[PositionBuffer]:
-        stores = [*self.patcher, *self.encoder, *self.decoder, *self.global_transformer]
-        single = [self.ids, self.patch_index, self.patch_start, self.document_start]
-        single += [self.states, self.latents, self.document_patch]
+    def _byte_buffers(self) -> list[PositionBuffer]:
+        stores = [*self.patcher, *self.encoder, *self.decoder]
+        single = [self.ids, self.patch_index, self.patch_start, self.document_start, self.states]
         return single + [buffer for store in stores for buffer in (store.keys, store.values)]
+
+    def _buffers(self) -> list[PositionBuffer]:
+        patches = [buffer for store in self.global_transformer for buffer in (store.keys, store.values)]
+        return [*self._byte_buffers(), self.latents, self.document_patch, *patches]
 
     # --- what generic code asks of a cache ---
 

@@ -1,257 +1,276 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""The state of a decoding loop, and the four decodings as drafters: each continues the known bytes with a draft."""
+"""The four decodings as drafters: each continues the known bytes with a draft."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from transformers.generation import LogitsProcessorList
 
-from .cache_fblt import FBLTCache
+from .adaptive_fblt import Pace
+from .decoding_fblt import Decoding
 from .generation_config_fblt import DecodingSettings
-from .rows_fblt import Rows
-from .steps_fblt import Fed, draft_block, draft_byte, feed
+from .steps_fblt import Block, draft_block, draft_byte
 from .unmasking_fblt import by_confidence, by_entropy, in_one_step
+from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
 
-COUNTERS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "drafted", "accepted", "iterations")
 
-
-class Decoding:
-    """State of one `generate` call, and the steps of the loop that drafters share.
+@dataclass
+class Draft:
+    """Bytes that continue the known ones.
 
     Attributes:
-        prompt: `[batch, n]`, the columns given, padding included.
-        first: `[batch]`, bytes of the prompt.
-        text: `[batch, capacity]`, each row's known bytes, prompt included, right-padded.
-        known: `[batch]`, how many there are.
-        active: `[batch]`, rows that have not stopped.
-        counts: one `[batch]` counter per name in `COUNTERS`.
+        ids: `[batch, r]`.
+        lengths: `[batch]`, how many of them were drafted.
+        proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
+        record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
     """
 
-    def __init__(
-        self,
-        model,
-        prompt: torch.Tensor,
-        rows: Rows,
-        cache: FBLTCache,
-        choose: "Chooser",
-        settings: DecodingSettings,
-        capacity: int,
-    ):
-        self.lm, self.cache, self.choose, self.settings = model, cache, choose, settings
-        self.prompt, self.first = prompt, rows.lengths
-        self.known = rows.lengths.clone()
-        self.text = torch.nn.functional.pad(rows.ids, (0, capacity))
-        self.active = torch.ones_like(self.known, dtype=torch.bool)
-        self.counts = {name: torch.zeros_like(self.known) for name in COUNTERS}
-
-    @property
-    def pending(self) -> torch.Tensor:
-        """`[batch]`, bytes that are known but not fed, the carried one left out."""
-        return self.known - 1 - self.cache.lengths
-
-    def columns(self) -> torch.Tensor:
-        """`[batch]`, columns of the prompt, padding included, and of what was written behind it."""
-        return self.prompt.shape[1] + self.known - self.first
-
-    def transcript(self, text: torch.Tensor, columns: int) -> torch.Tensor:
-        """The prompt's columns, then the new bytes of `text` `[batch, *]`, up to `columns`: `[batch, columns]`."""
-        place = self.first[:, None] + torch.arange(columns - self.prompt.shape[1], device=text.device)
-        return torch.cat([self.prompt, text.gather(1, place.clamp(max=text.shape[1] - 1))], dim=1)
-
-    def carried(self) -> torch.Tensor:
-        """The last known byte of each row, `[batch, 1]`."""
-        return self.text.gather(1, self.known[:, None] - 1)
-
-    def unfed(self, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""
-        start = self.cache.lengths
-        lengths = torch.where(self.active, self.known - last - start, 0).clamp(min=0)
-        position = start[:, None] + torch.arange(int(lengths.max()), device=start.device)
-        return self.text.gather(1, position.clamp(max=self.text.shape[1] - 1)), lengths
-
-    def append(self, new: torch.Tensor, length: torch.Tensor) -> None:
-        """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes; capacity allows for all `r`."""
-        behind = self.known[:, None] + torch.arange(new.shape[1], device=new.device)
-        self.text.scatter_(1, behind, new)
-        self.known = self.known + length
-
-    def count(self, **amounts: int | torch.Tensor) -> None:
-        """Adds to counters of active rows."""
-        for name, amount in amounts.items():
-            self.counts[name] += torch.where(self.active, amount, 0)
-
-    def feed(self, ids: torch.Tensor, lengths: torch.Tensor, **block: Any) -> Fed:
-        """Feeds bytes, and counts the networks that ran."""
-        fed = feed(self.lm.model, ids, lengths, self.cache, **block)
-        ran = (lengths > 0).long()
-        self.count(patcher_nfe=ran, encoder_nfe=ran, global_nfe=(fed.completed > 0).long())
-        self.count(decoder_nfe=ran if fed.block is None else 1)
-        return fed
-
-    def verify(self, draft: torch.Tensor) -> torch.Tensor:
-        """Feeds what is pending, the carried byte and a draft `[batch, r]`; what plain decoding chooses after each.
-
-        Returns:
-            `[batch, r + 1]` bytes: after the carried byte, and after each drafted one.
-        """
-        r = draft.shape[1]
-        ids, lengths = self.unfed(last=0)
-        ids = torch.nn.functional.pad(ids, (0, r))
-        behind = lengths[:, None] + torch.arange(r, device=ids.device)
-        ids = ids.scatter(1, behind, draft)
-        fed = self.feed(ids, torch.where(self.active, lengths + r, 0))
-        judged = (lengths - 1).clamp(min=0)[:, None] + torch.arange(r + 1, device=ids.device)
-        hidden = fed.hidden.gather(1, judged[..., None].expand(-1, -1, fed.hidden.shape[-1]))
-        return self.choose(self, self.lm.byte_logits(hidden), draft)
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    proposals: torch.Tensor | None = None
+    record: dict[str, torch.Tensor] | None = None
 
 
-# --- the four decodings ---
+def no_draft(state: Decoding) -> Draft:
+    return Draft(state.text[:, :0], torch.zeros_like(state.known))
 
 
-class PlainDrafter:
+def confident_length(confidence: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """Leading positions of `[batch, r]` whose confidence reaches `threshold`: `[batch]`."""
+    if threshold is None:
+        return torch.full_like(confidence[:, 0], confidence.shape[1], dtype=torch.long)
+    return (confidence >= threshold).long().cumprod(dim=1).sum(dim=1)
+
+
+class VerifiedDrafter:
+    """What drafts have in common that are verified: they need the bytes before the carried one fed, and no more bytes
+    than may still be written behind them.
+    """
+
+    verifies = True
+
+    def __init__(self, settings: DecodingSettings, pace: Pace | None, longest: int):
+        self.settings, self.pace, self.longest = settings, pace, longest
+
+    def draft(self, state: Decoding) -> Draft:
+        # Only the first round can find bytes that are not fed: the prompt's.
+        ready = (state.pending == 0) & (state.cache.lengths > 0) & state.active
+        if state.round == 0 and not bool(ready.any()):
+            return no_draft(state)
+        wanted = self.longest if self.pace is None else self.pace.length()
+        room = state.limit - state.known - 1
+        r = min(wanted, int(torch.where(ready, room, 0).max()))
+        if r <= 0:
+            return no_draft(state)
+        draft = self.compose(state, r)
+        draft.lengths = torch.where(ready, torch.minimum(draft.lengths.clamp(max=r), room), 0)
+        if self.settings.paper_passes:
+            # The forced boundary was for this draft only.
+            state.cache.truncate(torch.minimum(state.cache.lengths, state.known - 1))
+        return draft
+
+    def compose(self, state: Decoding, r: int) -> Draft:
+        raise NotImplementedError
+
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
+        if self.pace is not None and len(drafted):
+            self.pace.observe(drafted, accepted)
+
+
+class PlainDrafter(VerifiedDrafter):
     """`ar`: drafts nothing."""
 
-    verifies = True
-
-    def ready(self, state: Decoding) -> torch.Tensor:
-        return torch.ones_like(state.active)
-
-    def draft(self, state: Decoding) -> torch.Tensor:
-        return state.text[:, :0]
+    def draft(self, state: Decoding) -> Draft:
+        return no_draft(state)
 
 
-class CausalDrafter:
+class CausalDrafter(VerifiedDrafter):
     """`blt-s`: the decoder goes on by itself, reading the last complete latent."""
 
-    verifies = True
-
-    def ready(self, state: Decoding) -> torch.Tensor:
-        return (state.pending == 0) & (state.known > 1)
-
-    def draft(self, state: Decoding) -> torch.Tensor:
-        byte = state.carried()
-        drafted = byte[:, :0]
-        encodes = state.lm.config.decoder_config.input == "encoder"
-        for offset in range(state.settings.draft_length):
-            hidden = draft_byte(state.lm.model, byte, offset, state.cache)
-            state.count(decoder_nfe=1, encoder_nfe=int(encodes))
-            byte = state.choose(state, state.lm.byte_logits(hidden), drafted, last_only=True)
+    def compose(self, state: Decoding, r: int) -> Draft:
+        lm, choose, settings = state.lm, state.choose, self.settings
+        encodes = int(lm.config.decoder_config.input == "encoder")
+        byte, offset, hidden = state.carried(), 0, None
+        if settings.paper_passes:
+            # The paper encodes the prefix with its last patch forced closed, which gives the first drafted byte too.
+            ids, lengths = state.unfed(last=0)
+            fed = state.feed(ids, lengths, close_patch=True)
+            hidden = fed.hidden.gather(1, (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, fed.hidden.shape[-1]))
+        drafted, proposals, confidence = state.text[:, :0], [], []
+        for j in range(r):
+            if hidden is None:
+                hidden = draft_byte(lm.model, byte, offset, state.cache)
+                state.count(decoder_nfe=1, encoder_nfe=encodes)
+                offset += 1
+            scores = choose.after(state, lm.byte_logits(hidden), drafted, start=j)
+            byte, hidden = choose.pick(scores), None
             drafted = torch.cat([drafted, byte], dim=1)
-        return drafted
+            if choose.do_sample or settings.draft_confidence is not None:
+                proposals.append(torch.softmax(scores.float(), dim=-1))
+            if settings.draft_confidence is not None:
+                # Judged by the likeliest byte, not by the drawn one: a length that hung on what was drawn would bias.
+                confidence.append(proposals[-1].amax(-1))
+                sure = confident_length(torch.cat(confidence, dim=1), settings.draft_confidence) > j
+                if not bool((sure & state.active).any()):
+                    break
+        sure = torch.cat(confidence, dim=1) if confidence else torch.ones_like(drafted)
+        lengths = confident_length(sure, settings.draft_confidence)
+        return Draft(drafted, lengths, torch.cat(proposals, dim=1) if choose.do_sample else None)
+
+
+class BlockFiller:
+    """Fills a masked block behind the known bytes, all positions at once or in steps (paper section 2).
+
+    The block begins at the carried byte, or at the start of the patch that holds it, if all known bytes from there
+    leave room: then it begins as the blocks of training do.
+    """
+
+    def __init__(self, settings: DecodingSettings, closes_patch: bool):
+        self.settings, self.closes_patch = settings, closes_patch
+
+    def place(self, state: Decoding, end: torch.Tensor, begins: torch.Tensor) -> Block:
+        """The block behind `end` `[batch]` fed bytes, whose open patch, or its document in it, begins at `begins`."""
+        size, known = self.settings.block_width(state.lm.config), state.known
+        anchor = torch.where(known - begins < size, begins, end) if self.settings.block_anchor == "patch" else end
+        position = anchor[:, None] + torch.arange(size, device=end.device)
+        ids = state.text.gather(1, position.clamp(max=state.text.shape[1] - 1))
+        return Block(ids.masked_fill(position >= known[:, None], state.lm.config.mask_token_id), anchor)
+
+    def fill(self, state: Decoding, feeds: bool) -> Draft:
+        """A draft of all masked positions; `feeds`: known bytes are fed in the decoder call of the first step."""
+        lm, cache, mask_id = state.lm, state.cache, state.lm.config.mask_token_id
+        # The carried byte stands in the block, unless a boundary is forced behind it, or nothing comes before it.
+        last = torch.zeros_like(state.known) if self.closes_patch else (state.known > 1).long()
+
+        def place(end: torch.Tensor, begins: torch.Tensor) -> Block:
+            return self.place(state, end, begins)
+
+        if feeds:
+            ids, lengths = state.unfed(last)
+            fed = state.feed(ids, lengths, place_block=place, close_patch=self.closes_patch)
+            block, hidden = fed.block, fed.block_hidden
+        else:
+            block = place(cache.lengths, cache.open_start())
+            hidden = draft_block(lm.model, block, cache)
+            state.count(decoder_nfe=1)
+        given = state.known - block.anchor  # known bytes in the block
+        utf8 = self._allowed_first(state)
+        record = {name: None for name in state.record}
+        proposals = confidence = None
+        while True:
+            masked = block.ids == mask_id
+            logits = scores = lm.byte_logits(hidden)
+            if utf8 is not None:
+                first = torch.arange(masked.shape[1], device=given.device) == given[:, None]
+                scores = scores.masked_fill(first[..., None] & ~utf8[:, None], -torch.inf)
+            scores = state.choose.in_block(state, scores)
+            byte = state.choose.pick(scores)
+            probabilities = torch.softmax(scores.float(), dim=-1)
+            now = self._unmask(probabilities, masked)
+            block.ids = torch.where(now, byte, block.ids)
+            # A single step draws each byte from a known distribution; after several, what led to it is forgotten.
+            proposals = probabilities if self.settings.unmasking == "one_step" and state.choose.do_sample else None
+            confidence = _where(now, probabilities.amax(-1), confidence)
+            record = {
+                name: _where(now[..., None], scores if name == "scores" else logits, record[name]) for name in record
+            }
+            if not bool((block.ids == mask_id)[state.active].any()):
+                break
+            hidden = draft_block(lm.model, block, cache)
+            state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
+        return self._behind_known(state, block, given, proposals, confidence, record)
+
+    def _behind_known(self, state: Decoding, block: Block, given, proposals, confidence, record) -> Draft:
+        """The block's drafted bytes, moved to its beginning: `[batch, block_size]`, padding behind."""
+        size = block.ids.shape[1]
+        index = given[:, None] + torch.arange(size, device=given.device)
+        index = index.clamp(max=size - 1)
+
+        def moved(values: torch.Tensor) -> torch.Tensor:
+            shape = (*index.shape, *[1] * (values.dim() - 2))
+            return values.gather(1, index.view(shape).expand(-1, -1, *values.shape[2:]))
+
+        lengths = torch.minimum(size - given, confident_length(moved(confidence), self.settings.draft_confidence))
+        return Draft(
+            moved(block.ids),
+            lengths,
+            None if proposals is None else moved(proposals),
+            {name: moved(values) for name, values in record.items()},
+        )
+
+    def _unmask(self, probabilities: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Positions to unmask now, `[batch, block_size]`."""
+        if self.settings.unmasking == "confidence":
+            return by_confidence(probabilities.amax(-1), masked, self.settings.confidence_threshold)
+        if self.settings.unmasking == "entropy":
+            entropy = -torch.xlogy(probabilities, probabilities).sum(-1)
+            return by_entropy(entropy, masked, self.settings.entropy_bound)
+        return in_one_step(masked)
+
+    @staticmethod
+    def _allowed_first(state: Decoding) -> torch.Tensor | None:
+        """Ids that keep the text valid UTF-8 right behind the known bytes, `[batch, vocab]`, if asked for."""
+        if state.choose.utf8 is None:
+            return None
+        return allowed_ids(utf8_state(_last_known(state)), state.limit - state.known)
+
+
+def _last_known(state: Decoding) -> torch.Tensor:
+    """The last three known bytes, `[batch, 3]`; id 0 before a row's first."""
+    position = state.known[:, None] + torch.arange(-3, 0, device=state.known.device)
+    return state.text.gather(1, position.clamp(min=0)).masked_fill(position < 0, 0)
+
+
+def _where(condition: torch.Tensor, values: torch.Tensor, otherwise: torch.Tensor | None) -> torch.Tensor:
+    return values if otherwise is None else torch.where(condition, values, otherwise)
+
+
+class VerifiedBlockDrafter(VerifiedDrafter):
+    """`blt-dv`: a filled block, of which verification keeps what plain decoding would have written."""
+
+    def compose(self, state: Decoding, r: int) -> Draft:
+        paper = self.settings.paper_passes
+        return BlockFiller(self.settings, closes_patch=paper).fill(state, feeds=paper)
 
 
 class BlockDrafter:
-    """`blt-d` and `blt-dv`: a masked block behind the carried byte is filled in, all positions at once or in steps."""
+    """`blt-d`: a filled block, taken as it is."""
 
-    def __init__(self, verifies: bool):
-        self.verifies = verifies
+    verifies = False
 
-    def ready(self, state: Decoding) -> torch.Tensor:
-        # What is pending shares the decoder call of a block that is not verified; verification feeds it all by itself.
-        return ((state.pending == 0) | (not self.verifies)) & (state.known > 1)
+    def __init__(self, settings: DecodingSettings):
+        self.settings = settings
 
-    def draft(self, state: Decoding) -> torch.Tensor:
-        settings, cache, lm = state.settings, state.cache, state.lm
-        batch, mask_id = state.text.shape[0], lm.config.mask_token_id
-        block = torch.full((batch, settings.block_size), mask_id, dtype=torch.long, device=state.text.device)
-        given = 0 if settings.close_patch else 1
-        if given:
-            block[:, :1] = state.carried()
-        ids, lengths = state.unfed(last=given)
-        if ids.shape[1] == 0:
-            hidden = draft_block(lm.model, block, cache)
-            state.count(decoder_nfe=1)
-        else:
-            # Bytes accepted last time are fed in the same decoder call as the block's first step.
-            hidden = state.feed(ids, lengths, block_ids=block, close_patch=settings.close_patch).block
-        while True:
-            masked = block == mask_id
-            filled = self._fill(state, hidden, block, masked)
-            block = torch.where(filled > 0, filled - 1, block)
-            if not bool((block == mask_id)[state.active].any()):
-                break
-            hidden = draft_block(lm.model, block, cache)
-            state.count(decoder_nfe=(block == mask_id).any(1).long())
-        if settings.close_patch:
-            # The forced boundary was for this draft only.
-            cache.truncate(torch.minimum(cache.lengths, state.known - 1))
-        return block[:, given:]
-
-    @staticmethod
-    def _fill(state: Decoding, hidden: torch.Tensor, block: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Byte + 1 at positions to unmask now, 0 elsewhere: `[batch, block_size]`."""
-        settings = state.settings
-        scores = state.choose.scores(state, state.lm.byte_logits(hidden))
-        byte = state.choose.pick(scores)
-        probabilities = torch.softmax(scores.float(), dim=-1)
-        if settings.unmasking == "confidence":
-            now = by_confidence(probabilities.amax(-1), masked, settings.confidence_threshold)
-        elif settings.unmasking == "entropy":
-            entropy = -torch.xlogy(probabilities, probabilities).sum(-1)
-            now = by_entropy(entropy, masked, settings.entropy_bound)
-        else:
-            now = in_one_step(masked)
-        return torch.where(now, byte + 1, 0)
+    def draft(self, state: Decoding) -> Draft:
+        draft = BlockFiller(self.settings, self.settings.close_patch).fill(state, feeds=True)
+        if self.settings.close_patch:
+            state.cache.truncate(torch.minimum(state.cache.lengths, state.known - 1))
+        if state.choose.utf8 is not None:
+            # Positions were filled without knowing their neighbours: what does not fit is drafted again. The first
+            # byte always fits.
+            room = state.limit - state.known
+            draft.lengths = valid_prefix(utf8_state(_last_known(state)), draft.ids, draft.lengths, room)
+        return draft
 
 
-def build_drafter(settings: DecodingSettings):
+def build_drafter(settings: DecodingSettings, lm):
     """The drafter of a decoding."""
+    if settings.decoding == "blt-d":
+        return BlockDrafter(settings)
     if settings.decoding == "ar":
-        return PlainDrafter()
-    if settings.decoding == "blt-s":
-        return CausalDrafter()
-    return BlockDrafter(verifies=settings.decoding == "blt-dv")
+        return PlainDrafter(settings, None, 0)
+    longest = settings.longest_draft(lm.config)
+    pace = Pace(_byte_cost(settings, lm), longest) if settings.adapts() else None
+    return (CausalDrafter if settings.decoding == "blt-s" else VerifiedBlockDrafter)(settings, pace, longest)
 
 
-class Chooser:
-    """Picks bytes from logits: processed as `generate` was asked to, then the most likely one or a sampled one."""
-
-    def __init__(self, processors: LogitsProcessorList, do_sample: bool):
-        self.processors, self.do_sample = processors, do_sample
-
-    def pick(self, scores: torch.Tensor) -> torch.Tensor:
-        """`[..., vocab]` scores -> `[...]` bytes."""
-        if not self.do_sample:
-            return scores.argmax(-1)
-        probabilities = torch.softmax(scores.float(), dim=-1)
-        return torch.multinomial(probabilities.flatten(0, -2), 1).view(scores.shape[:-1])
-
-    def process(self, state: Decoding, logits: torch.Tensor, text: torch.Tensor, drafted: int) -> torch.Tensor:
-        """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`.
-
-        Processors count columns, and some look up each row's padding in them, while rows advance at their own pace. So
-        rows are judged once per width, each where it has the columns that plain decoding would show.
-        """
-        width = state.columns() + drafted
-        result = scores = logits.float()
-        for columns in width[state.active].unique().tolist():
-            processed = self.processors(state.transcript(text, columns), scores.clone())
-            result = torch.where((width == columns)[:, None], processed, result)
-        return result
-
-    def scores(self, state: Decoding, logits: torch.Tensor) -> torch.Tensor:
-        """Processed logits of a block, `[batch, block_size, vocab]`; every position is offered the known bytes."""
-        if not self.processors:
-            return logits
-        return torch.stack([self.process(state, part, state.text, 0) for part in logits.unbind(1)], dim=1)
-
-    def __call__(
-        self, state: Decoding, logits: torch.Tensor, draft: torch.Tensor, last_only: bool = False
-    ) -> torch.Tensor:
-        """Bytes chosen after the known bytes and the first `0 .. r` bytes of a draft.
-
-        Args:
-            logits: `[batch, r + 1, vocab]`, or `[batch, 1, vocab]` of the last of these with `last_only`.
-            draft: `[batch, r]`.
-
-        Returns:
-            `[batch, r + 1]`, or `[batch, 1]`.
-        """
-        if not self.processors:
-            return self.pick(logits)
-        r = draft.shape[1]
-        text = torch.nn.functional.pad(state.text, (0, r))
-        text = text.scatter(1, state.known[:, None] + torch.arange(r, device=text.device), draft)
-        lengths = [r] if last_only else range(r + 1)
-        scores = [self.process(state, part, text, j) for part, j in zip(logits.unbind(1), lengths, strict=True)]
-        return self.pick(torch.stack(scores, dim=1))
+def _byte_cost(settings: DecodingSettings, lm) -> float:
+    """See [`DecodingSettings.draft_cost`]."""
+    if settings.draft_cost is not None:
+        return settings.draft_cost
+    if settings.decoding == "blt-dv":
+        return 0.01
+    model = lm.model
+    networks = {"decoder": model.decoder, "encoder": model.encoder, "global": model.global_transformer}
+    sizes = {name: sum(p.numel() for p in network.layers.parameters()) for name, network in networks.items()}
+    reads = sizes["decoder"] + (sizes["encoder"] if lm.config.decoder_config.input == "encoder" else 0)
+    return reads / sum(sizes.values())

@@ -6,7 +6,8 @@ One iteration of the loop:
 1. draft: a drafter continues after the last known byte with up to `r` bytes (`ar`: none);
 2. feed: bytes that are known but not fed, and the draft, go once through all networks, which extends the caches and
    gives the next-byte distributions that verify the draft (`blt-d` skips this: it takes its draft as it is);
-3. accept: the longest prefix of the draft that plain decoding would have written, and the byte after it;
+3. accept: the longest prefix of the draft that plain decoding would have written, and the byte after it; when
+   sampling, what speculative rejection keeps, so that the text is distributed as plain sampling would have it;
 4. stop or go on: bytes after a stop are dropped, the caches are taken back to the accepted bytes, and the last known
    byte is carried: it is fed in the next iteration.
 """
@@ -16,14 +17,18 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationMixin
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode, LogitsProcessorList
-from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
 from .cache_fblt import FBLTCache
-from .drafting_fblt import Chooser, Decoding, build_drafter
+from .decoding_fblt import Chooser, Decoding
+from .drafting_fblt import build_drafter
 from .generation_config_fblt import DecodingSettings, FBLTGenerationConfig
 from .rows_fblt import Rows
 from .steps_fblt import feed
-from .verification_fblt import accept_greedy
+from .stopping_fblt import LEAD, Criteria, cut_at_stop
+from .utf8_fblt import FBLTUTF8LogitsProcessor, open_bytes
+
+# What plain decoding alone can give: its steps are whole forward calls.
+STEPWISE = ("output_attentions", "output_hidden_states")
 
 
 @dataclass
@@ -31,6 +36,10 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput):
     """Output of `generate(..., return_dict_in_generate=True)`. Counters are `[batch]` LongTensors, one entry per row.
 
     Args:
+        sequences: `[batch, columns]`, prompt columns and new bytes, padded behind a stop.
+        scores, logits: when asked for, one `[batch, vocab]` per new byte, processed and raw; zero behind a stop.
+        past_key_values: the cache, which holds all bytes but the last of each row: to go on, give it together with
+            the whole sequence so far.
         decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
         drafted, accepted: bytes drafted, and how many of them were kept.
         iterations: rounds of the loop.
@@ -47,8 +56,16 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput):
 
 class FBLTGenerationMixin(GenerationMixin):
     """`generate` for FBLT. Greedy and sampling calls run the loop of this file; the rest of transformers' contract
-    (merged configs, processors, criteria, streamers) is prepared by `generate` itself.
+    (merged configs, processors, criteria, streamers, beams over plain decoding) is prepared by `generate` itself.
     """
+
+    def _prepare_generation_config(self, generation_config, **kwargs):
+        # generate takes an argument only if the model's config has its name, which one that was made by hand, or saved
+        # before there was such a setting, has not.
+        for name, value in vars(FBLTGenerationConfig.settings_for(self.config)).items():
+            if not hasattr(self.generation_config, name):
+                setattr(self.generation_config, name, value)
+        return super()._prepare_generation_config(generation_config, **kwargs)
 
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, *args
@@ -72,6 +89,13 @@ class FBLTGenerationMixin(GenerationMixin):
                 f"`past_key_values` is a {type(cache).__name__}: FBLT needs the FBLTCache of an earlier call."
             )
 
+    def _get_logits_processor(self, generation_config, *args, **kwargs) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(generation_config, *args, **kwargs)
+        if getattr(generation_config, "valid_utf8", False):
+            # Before all others: what warpers keep must be what can be written.
+            processors.insert(0, FBLTUTF8LogitsProcessor(generation_config.max_length))
+        return processors
+
     def _sample(
         self,
         input_ids: torch.LongTensor,
@@ -84,66 +108,70 @@ class FBLTGenerationMixin(GenerationMixin):
     ) -> FBLTGenerateOutput | torch.LongTensor:
         """The loop described at the head of this file."""
         settings = DecodingSettings.of(generation_config, self.config)
-        check_supported(settings, generation_config, stopping_criteria, input_ids, model_kwargs)
-        columns = input_ids.shape[1]
-        rows = Rows.of(input_ids, model_kwargs.get("attention_mask"))
-        if int(rows.lengths.min()) == 0:
-            raise ValueError("`input_ids` has a row without any byte: start it with `<s>` (id 1).")
-        cache = model_kwargs["past_key_values"]
-        if bool((cache.lengths >= rows.lengths).any()):
-            raise ValueError(
-                f"`past_key_values` holds {cache.lengths.tolist()} bytes, `input_ids` only {rows.lengths.tolist()}: "
-                "give the whole sequence so far, with at least one byte that the cache does not hold."
+        if goes_step_by_step(settings, generation_config):
+            return super()._sample(
+                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **model_kwargs
             )
-        choose = Chooser(logits_processor, generation_config.do_sample)
-        budget = generation_config.max_length - columns
-        capacity = budget + settings.draft_length + (settings.block_size or 0) + 1
-        state = Decoding(self, input_ids, rows, cache, choose, settings, capacity)
-        drafter = build_drafter(settings)
-        eos = next((c.eos_token_id for c in stopping_criteria if isinstance(c, EosTokenCriteria)), None)
-        limits = [c for c in stopping_criteria if isinstance(c, MaxTimeCriteria)]
-        limit = state.known + budget
+        rows = Rows.of(input_ids, model_kwargs.get("attention_mask"))
+        cache = model_kwargs["past_key_values"]
+        check_rows(rows, cache)
+        returns_dict = generation_config.return_dict_in_generate
+        state = Decoding(
+            self,
+            input_ids,
+            rows,
+            cache,
+            Chooser(logits_processor, generation_config.do_sample),
+            settings,
+            budget=generation_config.max_length - input_ids.shape[1],
+            overshoot=settings.longest_draft(self.config) + LEAD + 1,
+            pad_id=generation_config.pad_token_id,
+            outputs=[n for n in ("scores", "logits") if returns_dict and getattr(generation_config, f"output_{n}")],
+        )
+        drafter, criteria = build_drafter(settings, self), Criteria(stopping_criteria)
+        ended = torch.zeros_like(state.active)
+        shown = int(state.known[0])
 
-        while bool(state.active.any()):
-            # 1. Draft, where the bytes that a draft builds on are fed: not in the first round of a verified decoding.
-            verifies, ready = drafter.verifies, bool(drafter.ready(state)[state.active].all())
-            draft = drafter.draft(state) if ready else state.text[:, :0]
-            state.count(drafted=draft.shape[1], iterations=1)
+        while True:
+            state.active = ~ended & criteria.may_go_on(state.written)
+            # 1. Draft.
+            draft = drafter.draft(state)
+            state.count(drafted=draft.lengths, iterations=1)
             show_draft(streamer, draft)
             # 2. and 3. Feed and accept.
-            if verifies or not ready:
-                choice = state.verify(draft)
-                accepted = accept_greedy(draft, choice)
-                # The accepted bytes are what was chosen in their places, so the choices are the new text.
-                new, length = choice, accepted + 1
+            if drafter.verifies:
+                logits = state.feed_with(draft.ids, draft.lengths)
+                scores = state.choose.after(state, logits, draft.ids)
+                new, accepted = state.choose.verify(draft, scores)
+                length, record = accepted + 1, {"scores": scores, "logits": logits}
+                drafter.observe(draft.lengths[state.active], accepted[state.active])
             else:
-                new, accepted = draft, torch.full_like(state.known, draft.shape[1])
-                length = accepted
+                new, accepted, length, record = draft.ids, draft.lengths, draft.lengths, draft.record
             # 4. Stop or go on.
-            length, stopped = cut_at_stop(new, length, eos, limit - state.known)
+            length, stopped = cut_at_stop(new, length, criteria.eos, state.limit - state.known)
             length = torch.where(state.active, length, 0)
             state.count(accepted=torch.minimum(accepted, length))
-            show_new(streamer, new, length)
-            state.append(new, length)
-            if verifies or not ready:
-                cache.truncate(torch.minimum(cache.lengths, state.known - 1))
-            state.active = state.active & ~stopped
-            if any(bool(c(state.text, None).any()) for c in limits):
+            state.append(new, length, **record)
+            ended = ended | (stopped & state.active)
+            written, ended = criteria.offer(state, ended)
+            if drafter.verifies or criteria.others:
+                state.take_back(written)
+            shown = show_new(streamer, state, shown)
+            if bool(ended.all()) or criteria.out_of_time(state):
                 break
+            state.round += 1
 
         if streamer is not None:
             streamer.end()
+        state.take_back(criteria.kept(state))
         return self._finish(state, generation_config)
 
     def _finish(self, state: Decoding, generation_config):
         """Brings the caches up to the last byte but one, and the new bytes behind the prompt's columns."""
-        new = state.known - state.first
-        width = int(new.max())
-        column = torch.arange(width, device=new.device)
-        written = state.text.gather(1, state.first[:, None] + column)
-        pad_id = generation_config.pad_token_id
-        written = written.masked_fill(column >= new[:, None], 0 if pad_id is None else pad_id)
-        sequences = torch.cat([state.prompt, written], dim=1)
+        if state.settings.valid_utf8:
+            state.take_back(state.written - torch.minimum(open_bytes(state.text, state.known), state.written))
+        new = state.written
+        sequences = state.padded(int(new.max()), new)
         if generation_config.return_dict_in_generate and bool((state.pending > 0).any()):
             # For whoever continues from the cache; no byte of this text needed it, so it is not counted.
             state.active = torch.ones_like(state.active)
@@ -152,68 +180,55 @@ class FBLTGenerationMixin(GenerationMixin):
         state.cache.columns = state.prompt.shape[1] + int((new - 1 - state.pending).min())
         if not generation_config.return_dict_in_generate:
             return sequences
-        return FBLTGenerateOutput(sequences=sequences, past_key_values=state.cache, **state.counts)
+        return FBLTGenerateOutput(sequences=sequences, past_key_values=state.cache, **state.recorded(), **state.counts)
 
 
-def cut_at_stop(
-    new: torch.Tensor, length: torch.Tensor, eos: torch.Tensor | None, room: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many of the first `length` new bytes `[batch, r]` remain before a stop, and which rows stop there.
-
-    A stop id is kept as the row's last byte; `room` `[batch]` is how many bytes may still be written.
-    """
-    stopped = length >= room
-    length = torch.minimum(length, room)
-    if eos is not None:
-        position = torch.arange(new.shape[1], device=new.device)
-        found = torch.isin(new, eos.to(new.device)) & (position < length[:, None])
-        until = torch.where(found, position + 1, new.shape[1] + 1).amin(1)
-        stopped = stopped | found.any(1)
-        length = torch.minimum(length, until)
-    return length, stopped
-
-
-def show_draft(streamer, draft: torch.Tensor) -> None:
+def show_draft(streamer, draft) -> None:
     """Hands a streamer that wants drafts the first row's, before it is judged."""
-    if draft.shape[1] and hasattr(streamer, "put_draft"):
-        streamer.put_draft(value=draft[0].cpu())
+    if hasattr(streamer, "put_draft") and draft.ids.shape[1] and int(draft.lengths[0]):
+        streamer.put_draft(value=draft.ids[0, : int(draft.lengths[0])].cpu())
 
 
-def show_new(streamer, new: torch.Tensor, length: torch.Tensor) -> None:
-    """Hands a streamer the first row's new bytes."""
-    if streamer is not None and int(length[0]):
-        streamer.put(new[0, : int(length[0])].cpu())
+def show_new(streamer, state: Decoding, shown: int) -> int:
+    """Hands a streamer what the first row knows beyond `shown` bytes; how many were shown then."""
+    if streamer is None or int(state.known[0]) == shown:
+        return shown
+    streamer.put(state.text[0, shown : int(state.known[0])].cpu())
+    return int(state.known[0])
 
 
-def check_supported(settings, generation_config, stopping_criteria, input_ids, model_kwargs) -> None:
-    """Refuses what this loop cannot do yet, before any work.
+def check_rows(rows: Rows, cache: FBLTCache) -> None:
+    """Raises a ValueError for rows that cannot be continued."""
+    if int(rows.lengths.min()) == 0:
+        raise ValueError("`input_ids` has a row without any byte: start it with `<s>` (id 1).")
+    if len(cache.lengths) != len(rows.lengths):
+        raise ValueError(
+            f"`past_key_values` holds {len(cache.lengths)} rows, `input_ids` {len(rows.lengths)}: give the rows that "
+            "the cache was made with."
+        )
+    if bool((cache.lengths >= rows.lengths).any()):
+        raise ValueError(
+            f"`past_key_values` holds {cache.lengths.tolist()} bytes, `input_ids` only {rows.lengths.tolist()}: "
+            "give the whole sequence so far, with at least one byte that the cache does not hold."
+        )
+
+
+def goes_step_by_step(settings: DecodingSettings, generation_config) -> bool:
+    """Whether transformers' own loop is to decode, a forward call per byte: without a cache, or to return what each
+    call saw. Verified decodings write what plain decoding writes, so it can stand in for them.
 
     Raises:
-        ValueError: names the argument and the remedy.
+        ValueError: asked of `blt-d`, which is not plain decoding.
     """
-    if generation_config.do_sample and settings.decoding in ("blt-s", "blt-dv"):
-        raise ValueError(
-            f"`do_sample` is True with `decoding={settings.decoding!r}`: verified decodings are greedy so far; sample "
-            "with decoding='ar' or 'blt-d', or set do_sample=False."
-        )
-    asked = [
-        name
-        for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
-        if getattr(generation_config, name, None) and generation_config.return_dict_in_generate
-    ]
-    if asked:
-        raise ValueError(
-            f"`{asked[0]}` is not supported by FBLT's generate yet: call the model on the returned sequences."
-        )
-    known = (MaxLengthCriteria, EosTokenCriteria, MaxTimeCriteria)
-    others = [type(c).__name__ for c in stopping_criteria if not isinstance(c, known)]
-    if others:
-        raise ValueError(
-            f"`stopping_criteria` holds {others}: generate stops at max_new_tokens, max_time and eos_token_id so "
-            "far; stop strings and criteria of your own are not supported yet."
-        )
+    asked = [n for n in STEPWISE if generation_config.return_dict_in_generate and getattr(generation_config, n, None)]
     if generation_config.use_cache is False:
-        raise ValueError("`use_cache` is False: FBLT's generate always decodes with its cache; leave it True.")
+        asked.append("use_cache")
+    if asked and settings.decoding == "blt-d":
+        raise ValueError(
+            f"`{asked[0]}` is {getattr(generation_config, asked[0])} with `decoding='blt-d'`, which has no forward "
+            "call per byte and needs its cache: choose another decoding, or leave it out."
+        )
+    return bool(asked)
 
 
 __all__ = ["FBLTGenerateOutput", "FBLTGenerationConfig", "FBLTGenerationMixin"]

@@ -297,14 +297,17 @@ def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functi
     context = max(sizes) - 1
     length = ids.shape[1] - context
     back = [ids[:, context - j : context - j + length].masked_fill(reach < j, 0) for j in range(context + 1)]
-    tables = []
-    for prime in HASH_PRIMES[:functions]:
-        base = torch.tensor(prime, dtype=torch.long, device=ids.device)
-        powers = [base**i for i in range(context + 1)]  # int64 wraps around, as BLT's does
-        for size in sizes:
-            value = sum(back[size - 1 - i] * powers[i] for i in range(size))  # the oldest id times prime^0
-            tables.append(value.remainder(rows) + len(tables) * rows)
-    return torch.stack(tables, dim=-1)
+    prime = torch.tensor(HASH_PRIMES[:functions], dtype=torch.long, device=ids.device)
+    # The oldest id stands times prime^0, so a longer n-gram is its oldest id plus prime times the shorter one. int64
+    # wraps around, as BLT's does.
+    value, by_size = back[0][..., None].expand(-1, -1, functions), {}
+    for size in range(2, context + 2):
+        value = back[size - 1][..., None] + value * prime
+        by_size[size] = value
+    by_size[1] = back[0][..., None].expand(-1, -1, functions)
+    values = torch.stack([by_size[size] for size in sizes], dim=-1)  # [batch, length, functions, sizes]
+    table = torch.arange(functions * len(sizes), device=ids.device) * rows
+    return values.remainder(rows).flatten(2) + table
 
 
 class FBLTHashEmbedding(nn.Module):

@@ -40,7 +40,7 @@ from .patching_fblt import (
     patch_starts,
     raw_boundaries,
 )
-from .rows_fblt import Chunk, Rows
+from .rows_fblt import PIECE, Chunk, Rows, pieces
 from .tokenization_fblt import build_tokenizer
 
 
@@ -124,6 +124,8 @@ class FBLTModel(FBLTPreTrainedModel):
     def begin_chunk(self, ids: torch.Tensor, lengths: torch.Tensor, cache: FBLTCache | None) -> Chunk:
         """Places right-padded new bytes `[batch, n]` behind what the cache holds."""
         batch, n = ids.shape
+        if cache is not None:
+            cache.make_room()
         position = torch.zeros_like(lengths) if cache is None else cache.lengths
         first = torch.zeros_like(position) if cache is None else cache.document_start.at(position)
         separator = is_separator(ids, self.config.eos_token_id)
@@ -134,13 +136,15 @@ class FBLTModel(FBLTPreTrainedModel):
             positions=position[:, None] + torch.arange(n, device=ids.device),
             document_start=document_starts(separator, position, first),
             cache=cache,
+            column=None if cache is None else cache.columns_from(position, n),
         )
 
     @torch.no_grad()
-    def segment(self, chunk: Chunk, given: torch.Tensor | None = None, close_patch: bool = False) -> None:
+    def segment(self, chunk: Chunk, given: torch.Tensor | None = None, close_patch: torch.Tensor | None = None) -> None:
         """Fills in the chunk's patch starts, from the patcher or as `given` `[batch, n + 1]`.
 
-        `close_patch` makes the position after each row's last byte start a patch (the paper's forced closing).
+        `close_patch` `[batch]` says for which rows the position after the last byte starts a patch whatever the
+        patcher says (the paper's forced closing).
         """
         config, cache = self.config, chunk.cache
         batch, n = chunk.ids.shape
@@ -165,8 +169,9 @@ class FBLTModel(FBLTPreTrainedModel):
             starts = patch_starts(
                 boundaries, state, chunk.document_start, config.max_patch_length, config.isolate_documents
             )
-        if close_patch:
-            starts = starts.scatter(1, chunk.lengths[:, None], True)
+        if close_patch is not None:
+            last = chunk.lengths[:, None]
+            starts = starts.scatter(1, last, starts.gather(1, last) | close_patch[:, None])
         chunk.starts = starts
         before = torch.zeros_like(chunk.position) if cache is None else cache.patch_index.at(chunk.position)
         chunk.patch_index = before[:, None] + F.pad(starts[:, 1:].long().cumsum(1), (1, 0))
@@ -185,7 +190,7 @@ class FBLTModel(FBLTPreTrainedModel):
         context = local_context(self.config.encoder_config, None if cache is None else cache.encoder, chunk)
         states = self.encoder(chunk.ids, before, chunk.positions - origin, chunk.positions, context)
         if cache is not None:
-            cache.states.write(states, chunk.position)
+            cache.states.write(states, chunk.column, cache.max_column + n)
         return states
 
     def compress(self, chunk: Chunk, states: torch.Tensor) -> torch.Tensor:
@@ -219,12 +224,13 @@ class FBLTModel(FBLTPreTrainedModel):
         keys = index[0] if fresh else torch.arange(cache.max_patches + m, device=ids.device)
         context = SquareContext(causal(index[:, :, None], keys, document[:, :m, None]))
         if cache is not None:
-            span = None if fresh else (0, cache.max_patches + m)
-            context = CachedContext(cache.global_transformer, [(slice(None), first)], context, span)
+            end = cache.max_patches + m
+            span = None if fresh else (0, end)
+            context = CachedContext(cache.global_transformer, [(slice(None), index)], end, context, span)
         latents = self.global_transformer(patches, index, context)
         if cache is not None:
-            cache.latents.write(latents, first)
-            cache.document_patch.write(document, first)
+            cache.latents.write(latents, index, end)
+            cache.document_patch.write(document, torch.cat([index, index[:, -1:] + 1], dim=1), end + 1)
         return torch.cat([previous.to(latents.dtype), latents], dim=1)
 
     def _patch_documents(self, chunk: Chunk, ids: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
@@ -319,16 +325,21 @@ class FBLTModel(FBLTPreTrainedModel):
         if past_key_values is None and (use_cache if use_cache is not None else self._default_use_cache()):
             past_key_values = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
         rows = Rows.of(input_ids, attention_mask)
-        chunk = self.begin_chunk(rows.ids, rows.lengths, past_key_values)
-        self.segment(chunk, None if patch_starts is None else rows.take_starts(patch_starts))
-        states = self.encode(chunk)
-        latents = self.compress(chunk, states)
+        starts = None if patch_starts is None else rows.take_starts(patch_starts)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
         recorder = DecoderRecorder() if any(flags.values()) else None
-        hidden = self.decode(chunk, states, latents, recorder)
-        if past_key_values is not None:
-            past_key_values.extend(chunk, input_ids.shape[1])
+        parts, done = [], 0
+        whole = past_key_values is None or recorder is not None
+        for ids, lengths, _, _ in pieces(rows.ids, rows.lengths, rows.ids.shape[1] if whole else PIECE):
+            chunk = self.begin_chunk(ids, lengths, past_key_values)
+            self.segment(chunk, None if starts is None else starts[:, done : done + ids.shape[1] + 1])
+            states = self.encode(chunk)
+            parts.append(self.decode(chunk, states, self.compress(chunk, states), recorder))
+            done += ids.shape[1]
+            if past_key_values is not None:
+                past_key_values.extend(chunk, ids.shape[1])
+        hidden = torch.cat(parts, dim=1)
         output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), past_key_values=past_key_values)
         if flags["output_hidden_states"]:
             output.hidden_states = tuple(rows.restore(h) for h in recorder.hidden_states)

@@ -51,20 +51,16 @@ class FBLTPreTrainedModel(PreTrainedModel):
 
 def local_context(config, stores, chunk: Chunk) -> AttentionContext:
     """Windowed causal attention of a byte network over a chunk, with or without a cache."""
-    window, n = config.sliding_window, chunk.ids.shape[1]
-    cache = chunk.cache
-    fresh = cache is None or cache.max_length == 0
+    window, n, cache = config.sliding_window, chunk.ids.shape[1], chunk.cache
     document = chunk.document_start[:, :n]
-    if fresh and n > 2 * window:
-        inner, span = TiledContext(document, window), None
-    else:
-        low, high = (0, n) if fresh else (max(0, cache.min_length - window + 1), cache.max_length + n)
-        keys = torch.arange(low, high, device=chunk.ids.device)
-        inner = SquareContext(windowed_causal(chunk.positions[:, :, None], keys, document[:, :, None], window))
-        span = None if fresh else (low, high)
+    if cache is None and n > 2 * window:
+        return TiledContext(document, window)
+    span = None if cache is None or cache.max_column == 0 else cache.span(window, n)
+    keys = torch.arange(n, device=chunk.ids.device) if span is None else cache.positions(span)[:, None]
+    square = SquareContext(windowed_causal(chunk.positions[:, :, None], keys, document[:, :, None], window))
     if cache is None:
-        return inner
-    return CachedContext(stores, [(slice(None), chunk.position)], inner, span)
+        return square
+    return CachedContext(stores, [(slice(None), chunk.column)], cache.max_column + n, square, span)
 
 
 class FBLTPatcher(FBLTPreTrainedModel):

@@ -1,6 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Rows of bytes: padding taken out and put back, and the chunk of new bytes that every network is called on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,23 @@ class Rows:
         return places.scatter(1, self.lengths[:, None], starts.gather(1, self._next_column()))
 
 
+# Cached rows are fed in pieces of so many bytes: attention over a long prompt stays linear, and buffers small.
+PIECE = 512
+
+
+def pieces(
+    ids: torch.Tensor, lengths: torch.Tensor, size: int = PIECE
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
+    """Right-padded rows `[batch, n]` in pieces of `size` columns: each piece's ids, its bytes per row `[batch]`,
+    which rows end in it or before `[batch]`, and whether it is the last.
+    """
+    n = ids.shape[1]
+    for first in range(0, n, size):
+        part = ids[:, first : first + size]
+        left = lengths - first
+        yield part, left.clamp(min=0, max=part.shape[1]), left <= part.shape[1], first + size >= n
+
+
 def _gather_columns(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     trailing = values.shape[2:]
     return values.gather(1, index.view(*index.shape, *[1] * len(trailing)).expand(*index.shape, *trailing))
@@ -98,6 +116,7 @@ class Chunk:
         position: `[batch]`, row position of the first.
         positions: `[batch, n]`.
         document_start: `[batch, n + 1]`, where each position's document begins.
+        column: `[batch, n]`, columns of the cache's byte buffers; None without a cache.
         cache: what the bytes before the chunk left behind, None for a row from its beginning.
         starts: `[batch, n + 1]`, patch starts; the next position included.
         patch_index: `[batch, n + 1]`, index in the row of the patch that holds each position.
@@ -110,6 +129,7 @@ class Chunk:
     positions: torch.Tensor
     document_start: torch.Tensor
     cache: "FBLTCache | None" = None
+    column: torch.Tensor | None = None
     starts: torch.Tensor | None = None
     patch_index: torch.Tensor | None = None
     entropies: torch.Tensor | None = None

@@ -5,6 +5,7 @@ Feeding extends every cache. Drafting reads the caches and leaves its own keys b
 next feed overwrites them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,25 +14,40 @@ import torch
 from .attention_fblt import CachedContext, SquareContext
 from .cache_fblt import FBLTCache
 from .masks_fblt import block_to_block, block_to_clean, windowed_causal
-from .rows_fblt import Chunk
+from .rows_fblt import Chunk, pieces
 
 if TYPE_CHECKING:
     from .modeling_fblt import FBLTModel
 
 
 @dataclass
-class Fed:
-    """What feeding a chunk gave.
+class Block:
+    """A block of bytes to fill in.
 
     Attributes:
-        hidden: `[batch, n, width]`, decoder states of the chunk's bytes.
-        block: `[batch, block_size, width]`, decoder states of the block drafted in the same call, if any.
-        completed: `[batch]`, patches the chunk completed.
+        ids: `[batch, block_size]`, `<mask>` where unknown.
+        anchor: `[batch]`, position of its first byte: behind the fed bytes, or at one of the last of them, which then
+            stand in the block as known bytes.
+    """
+
+    ids: torch.Tensor
+    anchor: torch.Tensor
+
+
+@dataclass
+class Fed:
+    """What feeding bytes gave.
+
+    Attributes:
+        hidden: `[batch, n, width]`, decoder states of the bytes.
+        completed: `[batch]`, patches they completed.
+        block, block_hidden: the block drafted in the same call, if any; `[batch, block_size, width]`.
     """
 
     hidden: torch.Tensor
-    block: torch.Tensor | None
     completed: torch.Tensor
+    block: Block | None = None
+    block_hidden: torch.Tensor | None = None
 
 
 def feed(
@@ -39,7 +55,7 @@ def feed(
     ids: torch.Tensor,
     lengths: torch.Tensor,
     cache: FBLTCache,
-    block_ids: torch.Tensor | None = None,
+    place_block: Callable[[torch.Tensor, torch.Tensor], Block] | None = None,
     close_patch: bool = False,
 ) -> Fed:
     """Runs new bytes through patcher, encoder, global transformer and decoder, and extends the cache by them.
@@ -47,49 +63,62 @@ def feed(
     Args:
         ids: `[batch, n]`, right-padded.
         lengths: `[batch]`, real bytes per row; may be 0.
-        block_ids: `[batch, block_size]`, a block that follows the chunk and shares its decoder call.
-        close_patch: end the last patch with the chunk, whatever the patcher says. Such bytes are to be taken back:
+        place_block: makes a block that shares the decoder call, from `[batch]` fed bytes per row and `[batch]`
+            positions at which the open patch begins, or a document in it.
+        close_patch: end the last patch with the bytes, whatever the patcher says. Such bytes are to be taken back:
             their true boundaries are decided by what follows.
     """
-    chunk = model.begin_chunk(ids, lengths, cache)
-    model.segment(chunk, close_patch=close_patch)
-    states = model.encode(chunk)
-    latents = model.compress(chunk, states)
-    if block_ids is None:
-        hidden, block = model.decode(chunk, states, latents), None
-    else:
-        n = ids.shape[1]
-        both = _decode_with_block(model, cache, block_ids, chunk, states, latents)
-        hidden, block = both[:, :n], both[:, n:]
-    cache.extend(chunk, 0)
-    return Fed(hidden, block, chunk.completed())
+    block = block_hidden = None
+    hidden, completed = [], torch.zeros_like(lengths)
+    for piece, length, ends, last in pieces(ids, lengths):
+        chunk = model.begin_chunk(piece, length, cache)
+        model.segment(chunk, close_patch=ends if close_patch else None)
+        states = model.encode(chunk)
+        latents = model.compress(chunk, states)
+        if place_block is not None and last:
+            end = chunk.position + chunk.lengths
+            block = place_block(end, cache.open_start(end))
+            both = _decode_with_block(model, cache, block, chunk, states, latents)
+            hidden.append(both[:, : piece.shape[1]])
+            block_hidden = both[:, piece.shape[1] :]
+        else:
+            hidden.append(model.decode(chunk, states, latents))
+        completed = completed + chunk.completed()
+        cache.extend(chunk, 0)
+    if not hidden:  # nothing to feed
+        if place_block is not None:
+            block = place_block(cache.lengths, cache.open_start())
+            block_hidden = draft_block(model, block, cache)
+        return Fed(model.decoder.norm.weight.new_zeros(len(ids), 0, 1), completed, block, block_hidden)
+    return Fed(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1), completed, block, block_hidden)
 
 
-def draft_block(model: "FBLTModel", block_ids: torch.Tensor, cache: FBLTCache) -> torch.Tensor:
+def draft_block(model: "FBLTModel", block: Block, cache: FBLTCache) -> torch.Tensor:
     """Decoder states `[batch, block_size, width]` of a block that follows the bytes fed so far."""
-    return _decode_with_block(model, cache, block_ids)
+    return _decode_with_block(model, cache, block)
 
 
 def _decode_with_block(
     model: "FBLTModel",
     cache: FBLTCache,
-    block_ids: torch.Tensor,
+    block: Block,
     chunk: Chunk | None = None,
     states: torch.Tensor | None = None,
     latents: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One decoder call over a chunk, if any, and a block behind it: the training layout, cached."""
     decoder, window = model.decoder, model.config.decoder_config.sliding_window
-    batch, block_size = block_ids.shape
-    offsets = torch.arange(block_size, device=block_ids.device)
-    hidden = decoder.embed_tokens(block_ids)
+    batch, block_size = block.ids.shape
+    anchor = block.anchor
+    offsets = torch.arange(block_size, device=anchor.device)
+    hidden = decoder.embed_tokens(block.ids)
     if chunk is None:
-        n, anchor = 0, cache.lengths
-        document = cache.document_start.at(anchor)
+        n, end = 0, cache.lengths
+        document = cache.document_start.at(end)
         latents = cache.last_latent()
         index = offsets.new_zeros(batch, block_size)
     else:
-        n, anchor = chunk.ids.shape[1], chunk.position + chunk.lengths
+        n, end = chunk.ids.shape[1], chunk.position + chunk.lengths
         document = chunk.document_start.gather(1, chunk.lengths[:, None])[:, 0]
         hidden = torch.cat([model.decoder_input(chunk.ids, states), hidden], dim=1)
         clean_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
@@ -97,19 +126,20 @@ def _decode_with_block(
         index = index.clamp(max=latents.shape[1] - 1)
     positions = anchor[:, None] + offsets  # [batch, block_size]
 
-    low, high = max(0, cache.min_length - window + 1), int(anchor.max()) + block_size
-    key = torch.arange(low, high, device=block_ids.device)
-    # A block's keys stand behind the row's last byte, where later bytes will overwrite them.
-    own = (key >= anchor[:, None]) & (key < anchor[:, None] + block_size)
+    span = cache.span(window, n + block_size)
+    key = cache.positions(span)[:, None]  # [batch, 1, keys]
+    # A block's keys stand behind the row's last byte, where later bytes will overwrite them, wherever the block is.
+    behind = end[:, None, None]
+    own = (key >= behind) & (key < behind + block_size)
     to_clean = block_to_clean(positions[..., None], key, anchor[:, None, None], document[:, None, None], window)
-    mask = to_clean | block_to_block(offsets.new_zeros(1), offsets.new_zeros(1), own[:, None, :])
-    writes = [(slice(n, n + block_size), anchor)]
+    mask = to_clean | block_to_block(offsets.new_zeros(1), offsets.new_zeros(1), own)
+    writes = [(slice(n, n + block_size), cache.columns_from(end, block_size))]
     if chunk is not None:
         causal = windowed_causal(chunk.positions[..., None], key, chunk.document_start[:, :n, None], window)
         mask = torch.cat([causal, mask], dim=1)
         positions = torch.cat([chunk.positions, positions], dim=1)
-        writes.insert(0, (slice(0, n), chunk.position))
-    context = CachedContext(cache.decoder, writes, SquareContext(mask), (low, high))
+        writes.insert(0, (slice(0, n), chunk.column))
+    context = CachedContext(cache.decoder, writes, span[1], SquareContext(mask), span)
     return decoder(hidden, latents, index, positions, context)
 
 
@@ -127,16 +157,16 @@ def draft_byte(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTCa
     position = cache.lengths + offset
     positions = position[:, None]
     document = cache.document_start.at(cache.lengths)
+    column = cache.columns_from(position, 1)
 
     def context(stores, window: int) -> CachedContext:
-        low, high = max(0, cache.min_length + offset - window + 1), cache.max_length + offset + 1
-        key = torch.arange(low, high, device=ids.device)
-        mask = windowed_causal(positions[..., None], key, document[:, None, None], window)
-        return CachedContext(stores, [(slice(None), position)], SquareContext(mask), (low, high))
+        span = cache.span(window, offset + 1)
+        mask = windowed_causal(positions[..., None], cache.positions(span)[:, None], document[:, None, None], window)
+        return CachedContext(stores, [(slice(None), column)], span[1], SquareContext(mask), span)
 
     states = None
     if config.decoder_config.input == "encoder":
-        cache.ids.write(ids, position)
+        cache.ids.write(ids, column, cache.max_column + offset + 1)
         hashing = model.encoder.hash_embedding
         before = cache.ids_before(0 if hashing is None else hashing.context, position)
         origin = document if config.isolate_documents else torch.zeros_like(document)

@@ -54,7 +54,8 @@ def continuations(
     # Drafting leaves the caches' lengths as they are, so each draft starts from the same state.
     block = torch.full((context.shape[0], config.block_size), config.mask_token_id, device=context.device)
     block[:, :1] = carried
-    one_step = model.byte_logits(steps.draft_block(model.model, block, cache)).argmax(-1)[:, 1:]
+    hidden = steps.draft_block(model.model, steps.Block(block, cache.lengths), cache)
+    one_step = model.byte_logits(hidden).argmax(-1)[:, 1:]
 
     byte, drafted = carried, []
     for offset in range(config.block_size - 1):

@@ -9,6 +9,7 @@ from transformers import LogitsProcessorList
 
 from modeling_fblt.cache_fblt import FBLTCache
 from modeling_fblt.configuration_fblt import EOS_ID, MASK_ID
+from modeling_fblt.drafting_fblt import Draft
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from modeling_fblt.steps_fblt import feed
 from tests.modeling.tiny import packed_row, random_rows, tiny_model
@@ -21,6 +22,13 @@ VERIFIED = {
     "blt-dv confidence": {"decoding": "blt-dv", "unmasking": "confidence", "confidence_threshold": 0.012},
     "blt-dv entropy": {"decoding": "blt-dv", "unmasking": "entropy", "entropy_bound": 16.0, "block_size": 4},
 }
+DRAFTED = {
+    "blt-d confidence": {"decoding": "blt-d", "unmasking": "confidence", "confidence_threshold": 0.012},
+    "blt-d entropy": {"decoding": "blt-d", "unmasking": "entropy", "entropy_bound": 11.0},
+    "blt-d one step": {"decoding": "blt-d", "unmasking": "one_step"},
+    "blt-d closed": {"decoding": "blt-d", "unmasking": "one_step", "close_patch": True},
+}
+ALL = {"ar": {"decoding": "ar"}, **VERIFIED, **DRAFTED}
 
 
 @functools.cache
@@ -98,16 +106,16 @@ class ScriptedDrafter:
     def __init__(self, truth: torch.Tensor, right: float):
         self.truth, self.right = truth, right
         self.generator = torch.Generator().manual_seed(0)
-        self.first: torch.Tensor | None = None
 
-    def ready(self, state) -> torch.Tensor:
-        self.first = state.known.clone() if self.first is None else self.first
-        return state.pending == 0
-
-    def draft(self, state) -> torch.Tensor:
-        length = int(torch.randint(0, 9, (1,), generator=self.generator))
-        place = (state.known - self.first)[:, None] + torch.arange(length)
+    def draft(self, state) -> Draft:
+        longest = int(torch.randint(0, 9, (1,), generator=self.generator))
+        place = state.written[:, None] + torch.arange(longest)
         draft = self.truth.gather(1, place.clamp(max=self.truth.shape[1] - 1))
         spoilt = torch.rand(draft.shape, generator=self.generator) >= self.right
-        # Any id at all, document ends and `<mask>` too.
-        return torch.where(spoilt, torch.randint(0, 261, draft.shape, generator=self.generator), draft)
+        # Any id at all, document ends and `<mask>` too; some rows draft less.
+        draft = torch.where(spoilt, torch.randint(0, 261, draft.shape, generator=self.generator), draft)
+        lengths = torch.randint(0, longest + 1, state.known.shape, generator=self.generator)
+        return Draft(draft, torch.where((state.pending == 0) & state.active, lengths, 0))
+
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
+        pass

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modeling_fblt.cache_fblt import FBLTCache
 from modeling_fblt.configuration_fblt import MASK_ID
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
-from modeling_fblt.steps_fblt import draft_block, draft_byte, feed
+from modeling_fblt.steps_fblt import Block, draft_block, draft_byte, feed
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
 CLOSE = {"atol": 1e-9, "rtol": 0}
@@ -92,7 +92,8 @@ def disturb(model: FBLTForCausalLM, cache: FBLTCache, kind: str, amount: int) ->
         feed(model.model, junk, torch.tensor([amount, amount // 2, 0]), cache, close_patch=amount % 2 == 0)
         cache.truncate(torch.minimum(cache.lengths, lengths))
     elif kind == "block":
-        draft_block(model.model, torch.full((batch, BLOCK), MASK_ID), cache)
+        anchor = (lengths - amount % 3).clamp(min=0)
+        draft_block(model.model, Block(torch.full((batch, BLOCK), MASK_ID), anchor), cache)
     else:
         for offset in range(amount):
             draft_byte(model.model, junk[:, offset : offset + 1], offset, cache)

@@ -1,0 +1,1 @@
+../../modeling_fblt/adaptive_fblt.py

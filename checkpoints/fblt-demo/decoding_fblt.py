@@ -1,0 +1,1 @@
+../../modeling_fblt/decoding_fblt.py

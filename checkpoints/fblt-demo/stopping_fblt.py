@@ -1,0 +1,1 @@
+../../modeling_fblt/stopping_fblt.py

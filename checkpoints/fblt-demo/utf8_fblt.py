@@ -1,0 +1,1 @@
+../../modeling_fblt/utf8_fblt.py

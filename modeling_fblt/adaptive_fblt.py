@@ -1,0 +1,47 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""How long a draft should be: from the running acceptance rate against what one more drafted byte costs."""
+
+import torch
+
+# Of the evidence before a round, this share still counts after it: acceptance changes with the text.
+MEMORY = 0.9
+
+
+def best_length(acceptance: float, byte_cost: float, longest: int) -> int:
+    """The draft length `r` in `1 .. longest` that writes most bytes per unit of cost.
+
+    If each drafted byte is accepted with probability `a`, a round writes `1 + a + ... + a^r` bytes, and costs
+    `1 + r * byte_cost`, a round without a draft being 1.
+    """
+    written, best, length = 1.0, 0.0, 1
+    for r in range(1, longest + 1):
+        written += acceptance**r
+        if written / (1 + r * byte_cost) > best:
+            best, length = written / (1 + r * byte_cost), r
+    return length
+
+
+class Pace:
+    """Chooses each round's draft length by [`best_length`].
+
+    The verdict depends on earlier rounds only, never on the bytes that are being drafted, so sampling stays exact.
+
+    Args:
+        byte_cost: of one more drafted byte, a round without a draft being 1.
+        longest: the longest draft.
+    """
+
+    def __init__(self, byte_cost: float, longest: int):
+        self.byte_cost, self.longest = byte_cost, longest
+        self.accepted, self.rejected = 3.0, 1.0  # a mild guess, soon forgotten
+
+    def length(self) -> int:
+        return best_length(self.accepted / (self.accepted + self.rejected), self.byte_cost, self.longest)
+
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
+        """Takes in a round: `[rows]` bytes drafted and accepted. Each row ends with one rejection at most."""
+        rejected = (accepted < drafted).sum()
+        rows = max(len(drafted), 1)
+        accepted, rejected = (torch.stack([accepted.sum(), rejected]) / rows).tolist()
+        self.accepted = MEMORY * self.accepted + accepted
+        self.rejected = MEMORY * self.rejected + rejected

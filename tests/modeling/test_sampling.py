@@ -1,0 +1,138 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Property 5: sampled `blt-s` and `blt-dv` are distributed as plain sampling is, whatever was drafted.
+
+A tiny model over an alphabet of three bytes: the probability of every text of a few bytes is known exactly, from full
+passes without a cache, and 5,000 sampled texts (20,000 in the long form) are held against them by a chi-square test
+with a fixed seed.
+"""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from modeling_fblt import decoding_fblt
+from modeling_fblt.configuration_fblt import VOCAB_SIZE
+from modeling_fblt.verification_fblt import accept_sampled
+from tests.modeling.decoding import NEVER
+from tests.modeling.tiny import random_rows, tiny_model
+from tests.thorough import cases
+
+ALPHABET = (70, 80, 90)
+NEW, DRAWS, BATCH = 4, cases(5_000, 20_000), 5_000
+SUPPRESSED = [i for i in range(VOCAB_SIZE) if i not in ALPHABET]
+# 99.99 % quantile of chi-square with 80 degrees of freedom (3^4 texts) is 135.8; the seed is fixed.
+LIMIT = 135.8
+WARPERS = {
+    "plain": ({}, []),
+    "cold": ({"temperature": 0.6}, [TemperatureLogitsWarper(0.6)]),
+    "penalised nucleus": (
+        {"repetition_penalty": 1.8, "top_p": 0.9},
+        [RepetitionPenaltyLogitsProcessor(1.8), TopPLogitsWarper(0.9)],
+    ),
+}
+MODES = {
+    "ar": {"decoding": "ar"},
+    "blt-s": {"decoding": "blt-s", "draft_length": 3},
+    "blt-s sure": {"decoding": "blt-s", "draft_length": 3, "draft_confidence": 0.45},
+    "blt-s two passes": {"decoding": "blt-s", "draft_length": 2, "paper_passes": True},
+    "blt-dv one step": {"decoding": "blt-dv", "unmasking": "one_step"},
+    "blt-dv in steps": {"decoding": "blt-dv", "unmasking": "confidence", "confidence_threshold": 0.5},
+    "blt-dv at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.4},
+    "blt-dv auto": {"decoding": "blt-dv", "block_size": "auto", "draft_cost": 0.3},
+}
+
+
+@functools.cache
+def model():
+    lm = tiny_model(seed=11, dtype=torch.float32).requires_grad_(False)
+    lm.lm_head.weight.mul_(6)  # far from uniform
+    return lm
+
+
+def prompt() -> torch.Tensor:
+    return random_rows(1, 9, seed=4)
+
+
+@functools.cache
+def exact(warpers: str) -> torch.Tensor:
+    """Probability of each text of `NEW` bytes over the alphabet, `[3] * NEW`."""
+    processors = LogitsProcessorList(WARPERS[warpers][1])
+    banned = torch.tensor(SUPPRESSED)
+    law = torch.ones([3] * NEW, dtype=torch.float64)
+    for length in range(NEW):
+        for text in itertools.product(range(3), repeat=length):
+            written = torch.tensor([[ALPHABET[i] for i in text]], dtype=torch.long)
+            ids = torch.cat([prompt(), written], dim=1)
+            scores = model()(ids, use_cache=False).logits[:, -1]
+            # generate's order: penalties, then suppression, then warpers.
+            for processor in processors:
+                if not isinstance(processor, RepetitionPenaltyLogitsProcessor):
+                    break
+                scores = processor(ids, scores)
+            scores = scores.index_fill(1, banned, -torch.inf)
+            for processor in processors:
+                if not isinstance(processor, RepetitionPenaltyLogitsProcessor):
+                    scores = processor(ids, scores)
+            law[text] *= torch.softmax(scores.double(), -1)[0, list(ALPHABET)].view(3, *[1] * (NEW - length - 1))
+    return law
+
+
+def chi_square(warpers: str, mode: str, draws: int = DRAWS) -> float:
+    """Of sampled texts against the exact law; texts that are hardly expected are counted together."""
+    torch.manual_seed(0)
+    settings = {"top_k": 0, **WARPERS[warpers][0], **MODES[mode], "suppress_tokens": SUPPRESSED, "eos_token_id": NEVER}
+    batches = [
+        model().generate(prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=BATCH, **settings)
+        for _ in range(draws // BATCH)
+    ]
+    drawn = torch.cat(batches)[:, -NEW:]
+    place = sum((drawn == byte).long() * i for i, byte in enumerate(ALPHABET))
+    code = (place * 3 ** torch.arange(NEW - 1, -1, -1)).sum(1)
+    counts = torch.bincount(code, minlength=3**NEW).double()
+    expected = exact(warpers).flatten() * draws
+    assert counts[expected == 0].sum() == 0
+    rare = expected < 5
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    kept = expected > 0
+    return float(((counts - expected) ** 2 / expected.clamp(min=1e-9))[kept].sum())
+
+
+def test_the_law_is_one_that_differs_from_the_drafts():
+    """Otherwise a wrong rule would pass."""
+    law = exact("plain")
+    assert abs(float(law.sum()) - 1) < 1e-6 and float(law.max()) < 0.5 and int((law * 5_000 > 5).sum()) > 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("warpers", WARPERS)
+def test_texts_are_distributed_as_plain_sampling_has_them(warpers, mode):
+    assert chi_square(warpers, mode) < LIMIT
+
+
+def accept_without_residual(draft, lengths, target, proposal, uniform):
+    """A plausible mistake: the byte after a rejection drawn from p itself."""
+    accepted, _ = accept_sampled(draft, lengths, target, proposal, uniform)
+    return accepted, target[torch.arange(len(target)), accepted]
+
+
+def accept_as_certain_always(draft, lengths, target, proposal, uniform):
+    """Another: drafts judged by the wrong proposal, a flat one."""
+    flat = torch.full_like(target[:, :-1], 1 / 3)
+    return accept_sampled(draft, lengths, target, flat, uniform)
+
+
+@pytest.mark.parametrize(
+    ("rule", "mode"), [(accept_without_residual, "blt-dv one step"), (accept_as_certain_always, "blt-s")]
+)
+def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
+    monkeypatch.setattr(decoding_fblt, "accept_sampled", rule)
+    assert chi_square("plain", mode, draws=20_000) > LIMIT

@@ -1,0 +1,91 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""With `valid_utf8=True` whatever is returned decodes strictly: any weights, decoding, length and stop."""
+
+import pytest
+import torch
+from transformers import MaxTimeCriteria, StoppingCriteria, StoppingCriteriaList
+
+from modeling_fblt.configuration_fblt import BYTE_OFFSET, MASK_ID
+from tests.modeling.decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
+from tests.modeling.tiny import tiny_model
+from tests.thorough import cases
+
+EQUAL_TO_AR = ["ar", *VERIFIED]
+
+
+def text_of(ids: list[int]) -> str:
+    """The bytes of some ids, decoded strictly; special ids stand between characters and are left out."""
+    return bytes(i - BYTE_OFFSET for i in ids if BYTE_OFFSET <= i < MASK_ID).decode("utf-8")
+
+
+def ascii_prompts() -> list[torch.Tensor]:
+    texts = ["The quick brown", "", "na\u00efve \u2014 \U0001f600"]
+    return [torch.tensor([1, *(b + BYTE_OFFSET for b in text.encode())]) for text in texts]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_everything_that_is_written_decodes(name, do_sample):
+    torch.manual_seed(5)
+    inputs = left_padded(ascii_prompts())
+    for new in (1, 2, 3, 7, 20):
+        sequences = shared_model().generate(
+            **inputs, max_new_tokens=new, valid_utf8=True, do_sample=do_sample, eos_token_id=NEVER, **ALL[name]
+        )
+        assert sequences.shape[1] == inputs["input_ids"].shape[1] + new
+        for row in sequences[:, -new:].tolist():
+            text_of(row)
+
+
+@pytest.mark.parametrize("name", EQUAL_TO_AR)
+def test_verified_decodings_still_equal_ar(name):
+    inputs = left_padded([*ascii_prompts(), *prompts()])
+    plain = generated(shared_model(), inputs, 24, decoding="ar", valid_utf8=True)
+    assert generated(shared_model(), inputs, 24, valid_utf8=True, **ALL[name]) == plain
+    assert plain != generated(shared_model(), inputs, 24, decoding="ar")
+
+
+def test_random_weights_decode():
+    """Many small models, each sampled hot, in every decoding in turn."""
+    models, rows = cases(5, 50), 20
+    modes = list(ALL.values())
+    prompt = ascii_prompts()[0][None].expand(rows, -1)
+    for seed in range(models):
+        model = tiny_model(seed=100 + seed, dtype=torch.float32, boundary_share=0.4)
+        torch.manual_seed(seed)
+        sequences = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=1 + seed % 13,
+            do_sample=True,
+            top_k=0,
+            valid_utf8=True,
+            **modes[seed % len(modes)],
+        )
+        for row in sequences[:, prompt.shape[1] :].tolist():
+            text_of(row)
+
+
+class AfterBytes(StoppingCriteria):
+    def __init__(self, columns: int):
+        self.columns = columns
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full((input_ids.shape[0],), input_ids.shape[1] >= self.columns)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_stop_inside_a_character_takes_it_back(name):
+    inputs = {"input_ids": ascii_prompts()[2][None]}
+    columns = inputs["input_ids"].shape[1]
+    cut, ascii_ids = set(), list(range(BYTE_OFFSET + 128))  # without them every character has several bytes
+    for new in range(1, 14):
+        stop = StoppingCriteriaList([AfterBytes(columns + new)])
+        settings = {"max_new_tokens": 20, "valid_utf8": True, "eos_token_id": NEVER, "suppress_tokens": ascii_ids}
+        settings |= ALL[name]
+        row = shared_model().generate(**inputs, stopping_criteria=stop, **settings)[0, columns:].tolist()
+        text_of(row)
+        cut.add(new - len(row))
+    assert min(cut) == 0 and max(cut) > 0, "no stop fell inside a character"
+    stop = StoppingCriteriaList([MaxTimeCriteria(0.0)])
+    text_of(shared_model().generate(**inputs, stopping_criteria=stop, **settings)[0, columns:].tolist())
