@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_fblt import cache_fblt
 from modeling_fblt.cache_fblt import FBLTCache
 from modeling_fblt.configuration_fblt import MASK_ID
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
+from modeling_fblt.rows_fblt import PIECE, pieces
 from modeling_fblt.steps_fblt import Block, draft_block, draft_byte, feed
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
@@ -206,3 +208,89 @@ def test_generic_calls_that_make_no_sense_here_are_refused():
     for call in (lambda: cache.crop(-1), cache.reset):
         with pytest.raises(NotImplementedError, match="FBLTCache"):
             call()
+
+
+# --- sliding ---
+
+
+@pytest.fixture
+def short_memory(monkeypatch):
+    """Byte buffers that slide every few bytes."""
+    monkeypatch.setattr(cache_fblt, "RETAINED", 12)
+
+
+def long_texts(length: int = 300) -> torch.Tensor:
+    rows = torch.cat([random_rows(1, length, seed=31), packed_row(90, 7, length - 97, seed=32)])
+    return rows
+
+
+@pytest.mark.parametrize("variant", ["plain", "encoder-input", "not-isolated", "no-longest-patch"])
+def test_long_rows_equal_one_pass_while_the_buffers_slide(variant, short_memory):
+    model, ids = shared_model(variant), long_texts()
+    expected = model(ids, use_cache=False).logits
+    cache = FBLTCache(model.config, 2)
+    held, steps = [], torch.tensor([[1, 5], [3, 0], [0, 2], [9, 4], [2, 7], [1, 1], [30, 12]])
+    for round_ in range(60):
+        lengths = torch.minimum(steps[round_ % len(steps)], 300 - cache.lengths)
+        if not lengths.any():
+            continue
+        before = cache.lengths
+        position = before[:, None] + torch.arange(int(lengths.max()))
+        fed = feed(model.model, ids.gather(1, position.clamp(max=299)), lengths, cache)
+        for row, (start, length) in enumerate(zip(before.tolist(), lengths.tolist(), strict=True)):
+            found = model.byte_logits(fed.hidden[row, :length])
+            torch.testing.assert_close(found, expected[row, start : start + length], **CLOSE)
+        disturb_two(model, cache, round_)
+        held.append(max(buffer.data.shape[buffer.dim] for buffer in cache._byte_buffers()))
+    assert int(cache.lengths.min()) > 150 and int(cache.origin.first.min()) > 0, "nothing slid"
+    assert max(held) <= 4 * (10 + 12 + 30) + 64
+
+
+def disturb_two(model: FBLTForCausalLM, cache: FBLTCache, round_: int) -> None:
+    """Feeds and takes back, or drafts, up to what a cache can always take back."""
+    lengths, junk = cache.lengths.clone(), random_rows(2, 13, seed=round_)[:, 1:]
+    if round_ % 3 == 0:
+        feed(model.model, junk, torch.tensor([12, 5]), cache)
+        cache.truncate(torch.minimum(cache.lengths, lengths))
+    elif round_ % 3 == 1:
+        draft_block(model.model, Block(torch.full((2, BLOCK), MASK_ID), lengths), cache)
+
+
+def test_what_was_dropped_cannot_be_taken_back(short_memory):
+    model = shared_model("plain")
+    cache = FBLTCache(model.config, 2)
+    for part in long_texts().split(20, dim=1):
+        model(part, past_key_values=cache)
+    cache.truncate(cache.lengths - 12)
+    with pytest.raises(ValueError, match="`lengths`.*12 bytes"):
+        cache.truncate(torch.tensor([40, 280]))
+
+
+def test_a_long_prompt_is_fed_in_pieces():
+    model, ids = shared_model("plain"), long_texts(PIECE + 130)
+    lengths = torch.tensor([PIECE + 130, 77])
+    mask = torch.arange(PIECE + 130) < lengths[:, None]
+    whole = model(ids, attention_mask=mask, use_cache=False).logits
+    cache = FBLTCache(model.config, 2)
+    assert next(iter(pieces(ids, lengths)))[0].shape[1] == PIECE
+    found = model(ids, attention_mask=mask, past_key_values=cache).logits
+    torch.testing.assert_close(found, whole, **CLOSE)
+    assert cache.lengths.tolist() == lengths.tolist()
+    fed = feed(model.model, ids[:, :5], torch.tensor([5, 5]), cache, close_patch=True)
+    assert (fed.completed >= 1).all()
+
+
+def test_memory_grows_with_patches_not_with_bytes():
+    """Per byte there is a constant, per patch a key and a value in each global layer, and a latent."""
+    model = shared_model("plain")
+    cache, ids = FBLTCache(model.config, 1), long_texts(2000)[:1]
+    sizes = []
+    for part in ids.split(500, dim=1):
+        model(part, past_key_values=cache)
+        byte_part = sum(b.data.nbytes for b in cache._byte_buffers())
+        sizes.append((byte_part, cache.nbytes() - byte_part, cache.max_patches))
+    assert sizes[-1][0] == sizes[-2][0]
+    network = model.config.global_config
+    per_patch = (2 * network.num_hidden_layers + 1) * network.hidden_size * 8 + 8
+    for _, patch_part, patches in sizes:
+        assert patches * per_patch <= patch_part <= 2.2 * (patches + 64) * per_patch
