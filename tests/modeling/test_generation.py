@@ -23,7 +23,8 @@ from tests.modeling.decoding import (
     prompts,
     shared_model,
 )
-from tests.modeling.tiny import BLOCK
+from tests.modeling.tiny import BLOCK, random_rows
+from tests.thorough import cases
 
 NEW = 24
 
@@ -129,7 +130,7 @@ def test_any_draft_at_all_gives_the_bytes_of_ar(case, monkeypatch, right):
     assert generated(model, inputs, NEW, eos=stop, decoding="blt-s") == wanted
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=cases(12, 500), deadline=None, derandomize=True)
 @given(
     texts=st.lists(st.lists(st.integers(2, 259), max_size=20), min_size=1, max_size=3),
     new=st.integers(1, 16),
@@ -153,3 +154,11 @@ def test_document_ends_that_are_written_start_documents_afresh(case):
     assert 4 < sum(row.count(2) for row in plain) < 0.5 * NEW * len(plain)
     for settings_ in VERIFIED.values():
         assert generated(model, inputs, NEW, **settings_, **bias) == plain
+
+
+@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+def test_thirty_two_rows_of_all_lengths_write_what_each_writes_alone(name):
+    model, texts = shared_model(), [random_rows(1, 1 + 3 * i % 41, seed=50 + i)[0] for i in range(32)]
+    together = generated(model, left_padded(texts), 8, **VERIFIED.get(name, {"decoding": "ar"}))
+    for i in range(0, 32, 5):
+        assert generated(model, {"input_ids": texts[i][None]}, 8, decoding="ar") == [together[i]]
