@@ -28,6 +28,10 @@ class AttentionContext(Protocol):
         """`query`, `key`, `value`: `[batch, heads, length, head_dim]`, already rotated."""
         ...
 
+    def square(self, weights: torch.Tensor) -> torch.Tensor:
+        """The weights that `attend` returned as `[batch, heads, queries, keys]`, for who asks to see them."""
+        ...
+
 
 def as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A mask (True: may attend) as scores to add; finite, so that rows that see nothing stay finite too."""
@@ -50,6 +54,9 @@ class SquareContext:
         if self.bias is None or self.bias.dtype != query.dtype:
             self.bias = as_bias(self.mask, query.dtype)
         return attention.product(query, key, value, self.bias)
+
+    def square(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights
 
 
 class CachedContext:
@@ -83,6 +90,9 @@ class CachedContext:
             key, value = store.read(*self.span)
         return self.inner.attend(attention, query, key, value)
 
+    def square(self, weights: torch.Tensor) -> torch.Tensor:
+        return self.inner.square(weights)
+
 
 class TiledContext:
     """Windowed attention over a long uncached row, linear in its length.
@@ -102,7 +112,7 @@ class TiledContext:
         self.key_position = first - window + torch.arange(2 * window, device=first.device)  # [tiles, 2 * window]
         starts = F.pad(document_start, (0, self.tiles * window - self.length)).unflatten(1, (self.tiles, window))
         mask = windowed_causal(query[:, :, None], self.key_position[:, None, :], starts[..., None], window)
-        self.square = SquareContext(mask.flatten(0, 1))  # [batch * tiles, window, 2 * window]
+        self.by_tile = SquareContext(mask.flatten(0, 1))  # [batch * tiles, window, 2 * window]
 
     def tile(self, x: torch.Tensor) -> torch.Tensor:
         """`[batch, heads, length, head_dim] -> [batch, tiles, heads, window, head_dim]`."""
@@ -119,11 +129,19 @@ class TiledContext:
         )
 
     def attend_tiles(self, attention, query, keys, values) -> Attended:
-        output, _ = self.square.attend(
+        output, weights = self.by_tile.attend(
             attention, self.tile(query).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
         )  # [batch * tiles, window, heads, head_dim]
         output = output.unflatten(0, (-1, self.tiles)).flatten(1, 2)
-        return output[:, : self.length], None
+        return output[:, : self.length], weights
+
+    def square(self, weights: torch.Tensor) -> torch.Tensor:
+        # [batch * tiles, heads, window, 2 * window] -> [batch, heads, tiles * window, 2 * window]
+        rows = weights.unflatten(0, (-1, self.tiles)).transpose(1, 2).flatten(2, 3)
+        column = (self.key_position + self.window).repeat_interleave(self.window, dim=0)
+        square = rows.new_zeros(*rows.shape[:3], (self.tiles + 1) * self.window)
+        square = square.scatter(3, column.expand_as(rows), rows)
+        return square[:, :, : self.length, self.window : self.window + self.length]
 
 
 class BlockTrainingContext:

@@ -10,6 +10,10 @@ One iteration of the loop:
    sampling, what speculative rejection keeps, so that the text is distributed as plain sampling would have it;
 4. stop or go on: bytes after a stop are dropped, the caches are taken back to the accepted bytes, and the last known
    byte is carried: it is fed in the next iteration.
+
+Where an iteration waits for the device: for the bounds of the rows' lengths, after feeding and after taking back; for
+the longest row of what is fed, of what it completes and of the open patches; for whether a block is filled in, and
+whether all rows have ended; for row widths, where logits processors are used, and for acceptance, where drafts adapt.
 """
 
 from dataclasses import dataclass
@@ -108,7 +112,7 @@ class FBLTGenerationMixin(GenerationMixin):
     ) -> FBLTGenerateOutput | torch.LongTensor:
         """The loop described at the head of this file."""
         settings = DecodingSettings.of(generation_config, self.config)
-        if goes_step_by_step(settings, generation_config):
+        if goes_step_by_step(settings, generation_config, synced_gpus):
             return super()._sample(
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **model_kwargs
             )
@@ -213,9 +217,10 @@ def check_rows(rows: Rows, cache: FBLTCache) -> None:
         )
 
 
-def goes_step_by_step(settings: DecodingSettings, generation_config) -> bool:
-    """Whether transformers' own loop is to decode, a forward call per byte: without a cache, or to return what each
-    call saw. Verified decodings write what plain decoding writes, so it can stand in for them.
+def goes_step_by_step(settings: DecodingSettings, generation_config, synced_gpus: bool) -> bool:
+    """Whether transformers' own loop is to decode, a forward call per byte: without a cache, to return what each call
+    saw, or where weights are sharded and all processes must call in step. Verified decodings write what plain decoding
+    writes, so it can stand in for them.
 
     Raises:
         ValueError: asked of `blt-d`, which is not plain decoding.
@@ -223,10 +228,12 @@ def goes_step_by_step(settings: DecodingSettings, generation_config) -> bool:
     asked = [n for n in STEPWISE if generation_config.return_dict_in_generate and getattr(generation_config, n, None)]
     if generation_config.use_cache is False:
         asked.append("use_cache")
+    if synced_gpus:
+        asked.append("synced_gpus")
     if asked and settings.decoding == "blt-d":
         raise ValueError(
-            f"`{asked[0]}` is {getattr(generation_config, asked[0])} with `decoding='blt-d'`, which has no forward "
-            "call per byte and needs its cache: choose another decoding, or leave it out."
+            f"`{asked[0]}` does not go with `decoding='blt-d'`, which has no forward call per byte and needs its "
+            "cache: choose another decoding, or leave it out."
         )
     return bool(asked)
 

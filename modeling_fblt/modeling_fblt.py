@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 
 from .attention_fblt import BlockTrainingContext, CachedContext, SquareContext
 from .cache_fblt import FBLTCache
@@ -42,6 +42,8 @@ from .patching_fblt import (
 )
 from .rows_fblt import PIECE, Chunk, Rows, pieces
 from .tokenization_fblt import build_tokenizer
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -322,13 +324,14 @@ class FBLTModel(FBLTPreTrainedModel):
                 start patches.
             use_cache: whether to return a cache; the config's `use_cache` outside training when None.
         """
+        _refuse(kwargs)
         if past_key_values is None and (use_cache if use_cache is not None else self._default_use_cache()):
             past_key_values = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
         rows = Rows.of(input_ids, attention_mask)
         starts = None if patch_starts is None else rows.take_starts(patch_starts)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
-        recorder = DecoderRecorder() if any(flags.values()) else None
+        recorder = DecoderRecorder(rows) if any(flags.values()) else None
         parts, done = [], 0
         whole = past_key_values is None or recorder is not None
         for ids, lengths, _, _ in pieces(rows.ids, rows.lengths, rows.ids.shape[1] if whole else PIECE):
@@ -342,10 +345,15 @@ class FBLTModel(FBLTPreTrainedModel):
         hidden = torch.cat(parts, dim=1)
         output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), past_key_values=past_key_values)
         if flags["output_hidden_states"]:
-            output.hidden_states = tuple(rows.restore(h) for h in recorder.hidden_states)
+            output.hidden_states = tuple(recorder.hidden_states)
         if flags["output_attentions"]:
             output.attentions = tuple(recorder.attentions)
-        return output if kwargs.get("return_dict", self.config.return_dict) else output.to_tuple()
+            if not recorder.attentions:
+                logger.warning_once(
+                    "`output_attentions` is True, but this attention implementation computes no weights: load the "
+                    "model with attn_implementation='eager' to see them."
+                )
+        return output if _returns_dict(self.config, kwargs) else output.to_tuple()
 
     def _default_use_cache(self) -> bool:
         return bool(self.config.use_cache) and not self.training
@@ -369,11 +377,6 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
-
-    def resize_token_embeddings(self, *args, **kwargs):
-        raise ValueError(
-            "The vocabulary of FBLT is 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
-        )
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """Saves weights, configs, code, and the byte tokenizer, which is the same for every FBLT."""
@@ -415,9 +418,11 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         Raises:
             ValueError: labels together with a cache.
         """
+        _refuse(kwargs)
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
-        return_dict = kwargs.pop("return_dict", self.config.return_dict)
+        return_dict = _returns_dict(self.config, kwargs)
+        kwargs["return_dict"] = True
         has_labels = labels is not None or shift_labels is not None
         if has_labels and past_key_values is not None:
             raise ValueError(
@@ -429,9 +434,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             return result if return_dict else result.to_tuple()
 
         use_cache = bool(use_cache) if has_labels else use_cache
-        outputs = self.model(
-            input_ids, attention_mask, past_key_values, patch_starts, use_cache, return_dict=True, **kwargs
-        )
+        outputs = self.model(input_ids, attention_mask, past_key_values, patch_starts, use_cache, **kwargs)
         columns = _kept_columns(logits_to_keep)
         # A loss needs the logits of every column, whichever of them are returned.
         logits = self.byte_logits(outputs.last_hidden_state if has_labels else outputs.last_hidden_state[:, columns])
@@ -471,6 +474,26 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             next_byte_loss=next_byte.detach(),
             diffusion_loss=diffusion.detach(),
         )
+
+
+def _refuse(kwargs: dict) -> None:
+    """Refuses what the catch-all of `forward` would swallow in silence.
+
+    Raises:
+        ValueError: names the argument and the remedy.
+    """
+    if kwargs.get("position_ids") is not None:
+        raise ValueError(
+            "`position_ids` are given, but FBLT counts positions itself: pad rows, or pack documents that end in "
+            "`</s>` (with `isolate_documents`, packed documents equal the documents alone)."
+        )
+    if kwargs.get("inputs_embeds") is not None:
+        raise ValueError("`inputs_embeds` are given, but patches and hash n-grams need the bytes: give `input_ids`.")
+
+
+def _returns_dict(config: FBLTConfig, kwargs: dict) -> bool:
+    asked = kwargs.get("return_dict")  # wrappers hand on None for "not said"
+    return config.return_dict if asked is None else asked
 
 
 def _kept_columns(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor:

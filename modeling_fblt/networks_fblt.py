@@ -28,7 +28,7 @@ from .layers_fblt import (
     linear,
 )
 from .masks_fblt import windowed_causal
-from .rows_fblt import Chunk
+from .rows_fblt import Chunk, Rows
 
 
 class FBLTPreTrainedModel(PreTrainedModel):
@@ -47,6 +47,11 @@ class FBLTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if (std := getattr(module, "init_std", None)) is not None:
             init.trunc_normal_(module.weight, mean=0.0, std=std, a=-3 * std, b=3 * std)
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        raise ValueError(
+            "The vocabulary of FBLT is 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
+        )
 
 
 def local_context(config, stores, chunk: Chunk) -> AttentionContext:
@@ -67,6 +72,8 @@ class FBLTPatcher(FBLTPreTrainedModel):
     """The entropy model: a next-byte transformer whose uncertainty places the patch boundaries."""
 
     config_class = FBLTPatcherConfig
+    # In a model loaded in half precision too: a boundary must not depend on how finely entropies are rounded.
+    _keep_in_fp32_modules_strict = ["patcher"]
 
     def __init__(self, config: FBLTPatcherConfig):
         super().__init__(config)
@@ -228,21 +235,30 @@ class FBLTDecoder(FBLTPreTrainedModel):
         rotary = self.rotary_emb(hidden, positions)
         for i, layer in enumerate(self.layers):
             if recorder is not None:
-                recorder.hidden_states.append(hidden)
+                hidden = recorder.see_states(hidden)
             if i < len(self.readers):
                 hidden = self.readers[i](hidden, slots, latent_index)
             hidden, weights = layer(hidden, rotary, context)
-            if recorder is not None:
-                recorder.attentions.append(weights)
+            if recorder is not None and weights is not None:
+                recorder.see_weights(context.square(weights))
         hidden = self.norm(hidden)
-        if recorder is not None:
-            recorder.hidden_states.append(hidden)
-        return hidden
+        return hidden if recorder is None else recorder.see_states(hidden)
 
 
 class DecoderRecorder:
-    """Collects what `output_hidden_states` and `output_attentions` ask for."""
+    """Collects what `output_hidden_states` and `output_attentions` ask for, by column of the input."""
 
-    def __init__(self):
+    def __init__(self, rows: Rows):
+        self.rows = rows
         self.hidden_states: list[torch.Tensor] = []
         self.attentions: list[torch.Tensor] = []
+
+    def see_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Records states and returns what to go on with: the same, so that gradients reach what was recorded."""
+        columns = self.rows.restore(hidden)
+        self.hidden_states.append(columns)
+        return self.rows.take(columns)
+
+    def see_weights(self, weights: torch.Tensor) -> None:
+        """Records weights `[batch, heads, n, keys]`; keys that a cache holds stay in the order of the cache."""
+        self.attentions.append(self.rows.restore_weights(weights))

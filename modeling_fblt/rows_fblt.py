@@ -55,6 +55,19 @@ class Rows:
             padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0
         )
 
+    def restore_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Attention weights by place to weights by column: `[batch, heads, n, keys]`; without meaning on padding.
+
+        Only keys that belong to the `n` columns move: they are all there is where nothing is cached.
+        """
+        batch, n = self.ids.shape
+        if self.place is None or torch.equal(self.place, torch.arange(n, device=self.place.device).expand(batch, n)):
+            return weights  # as it is, not a copy: gradients reach it
+        weights = weights.gather(2, self.place[:, None, :, None].expand_as(weights))
+        if weights.shape[3] != n:
+            return weights
+        return weights.gather(3, self.place[:, None, None, :].expand_as(weights))
+
     def _next_column(self) -> torch.Tensor:
         """Column of the position after each row's last byte, `[batch, 1]`."""
         if self.order is None:

@@ -257,6 +257,7 @@ def test_beams_keep_their_caches_apart():
             {"output_hidden_states": True, "return_dict_in_generate": True, "decoding": "blt-d"},
         ),
         ("use_cache", {"use_cache": False, "decoding": "blt-d"}),
+        ("synced_gpus", {"synced_gpus": True, "decoding": "blt-d"}),
         ("block_size", {"decoding": "blt-d", "block_size": "auto"}),
         ("block_size", {"decoding": "blt-dv", "block_size": "long"}),
         ("draft_length", {"decoding": "blt-s", "draft_length": 500}),
