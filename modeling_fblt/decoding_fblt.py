@@ -28,6 +28,7 @@ class Decoding:
         limit: `[batch]`, the most bytes a row may have.
         round: rounds of the loop done.
         counts: one `[batch]` counter per name in `COUNTERS`.
+        acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
         record: by the name of an output, what was asked for of it: `[batch, position, vocab]` of new bytes.
     """
 
@@ -48,7 +49,9 @@ class Decoding:
         self.prompt, self.first, self.round = prompt, rows.lengths, 0
         self.pad_id = 0 if pad_id is None else pad_id
         self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
-        self.text = F.pad(rows.ids, (0, budget + overshoot))
+        longest = settings.longest_draft(model.config)
+        self.text = F.pad(rows.ids, (0, budget + overshoot + longest + 1))
+        self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
         self.active = torch.ones_like(self.known, dtype=torch.bool)
         self.counts = {name: torch.zeros_like(self.known) for name in COUNTERS}
         self.record = {name: PositionBuffer() for name in outputs}
@@ -116,6 +119,12 @@ class Decoding:
         """Adds to counters of active rows."""
         for name, amount in amounts.items():
             self.counts[name] += torch.where(self.active, amount, 0)
+
+    def count_accepted(self, drafted: torch.Tensor, kept: torch.Tensor) -> None:
+        """Counts a round's `[batch]` drafted bytes that were kept."""
+        self.count(accepted=kept)
+        took_part = (self.active & (drafted > 0)).long()
+        self.acceptance.scatter_add_(1, kept[:, None], took_part[:, None])
 
     def feed(self, ids: torch.Tensor, lengths: torch.Tensor, **block: Any) -> Fed:
         """Feeds bytes, and counts the networks that ran."""

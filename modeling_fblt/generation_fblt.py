@@ -47,6 +47,7 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput):
         decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
         drafted, accepted: bytes drafted, and how many of them were kept.
         iterations: rounds of the loop.
+        acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
     """
 
     decoder_nfe: torch.Tensor | None = None
@@ -56,6 +57,7 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput):
     drafted: torch.Tensor | None = None
     accepted: torch.Tensor | None = None
     iterations: torch.Tensor | None = None
+    acceptance: torch.Tensor | None = None
 
 
 class FBLTGenerationMixin(GenerationMixin):
@@ -128,7 +130,7 @@ class FBLTGenerationMixin(GenerationMixin):
             Chooser(logits_processor, generation_config.do_sample),
             settings,
             budget=generation_config.max_length - input_ids.shape[1],
-            overshoot=settings.longest_draft(self.config) + LEAD + 1,
+            overshoot=LEAD,
             pad_id=generation_config.pad_token_id,
             outputs=[n for n in ("scores", "logits") if returns_dict and getattr(generation_config, f"output_{n}")],
         )
@@ -154,7 +156,7 @@ class FBLTGenerationMixin(GenerationMixin):
             # 4. Stop or go on.
             length, stopped = cut_at_stop(new, length, criteria.eos, state.limit - state.known)
             length = torch.where(state.active, length, 0)
-            state.count(accepted=torch.minimum(accepted, length))
+            state.count_accepted(draft.lengths, torch.minimum(accepted, length))
             state.append(new, length, **record)
             ended = ended | (stopped & state.active)
             written, ended = criteria.offer(state, ended)
@@ -184,7 +186,13 @@ class FBLTGenerationMixin(GenerationMixin):
         state.cache.columns = state.prompt.shape[1] + int((new - 1 - state.pending).min())
         if not generation_config.return_dict_in_generate:
             return sequences
-        return FBLTGenerateOutput(sequences=sequences, past_key_values=state.cache, **state.recorded(), **state.counts)
+        return FBLTGenerateOutput(
+            sequences=sequences,
+            past_key_values=state.cache,
+            acceptance=state.acceptance,
+            **state.recorded(),
+            **state.counts,
+        )
 
 
 def show_draft(streamer, draft) -> None:

@@ -73,6 +73,15 @@ def test_counters_are_one_number_per_row():
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_the_acceptance_histogram_counts_every_draft_once(name):
+    output = output_of(name, left_padded(prompts()), 24)
+    kept = torch.arange(output.acceptance.shape[1])
+    assert torch.equal((output.acceptance * kept).sum(1), output.accepted)
+    assert (output.acceptance.sum(1) <= output.iterations).all()
+    assert bool(output.acceptance.any()) == (name != "ar")
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_finished_row_costs_no_calls(name):
     rows = generated(shared_model(), left_padded(prompts()), 24, **ALL[name])
     stop = rows[0][2]
