@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from training.evaluation_bytes import next_byte_figures
 from training.evaluation_drafts import draft_figures
+from training.evaluation_plots import plot_evaluation
 from training.evaluation_tables import print_evaluation
 from training.evaluation_text import draw_anchors, draw_prompts, encode, limit, load_split
 from training.evaluation_writing import writing_figures
@@ -43,7 +44,10 @@ def evaluate(model, options: argparse.Namespace) -> dict:
     read = documents if options.max_bytes is None else encode(limit(dataset, options.max_bytes, options.seed))
     return {
         "format": FORMAT,
-        "settings": {**{k: v for k, v in vars(options).items() if k != "output"}, "prompt_bytes": PROMPT_BYTES},
+        "settings": {
+            **{k: v for k, v in vars(options).items() if k not in ("output", "plot")},
+            "prompt_bytes": PROMPT_BYTES,
+        },
         "environment": {
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -121,6 +125,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="rows at a time; default: %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--plot", help="PNG file to draw the figures into")
     parser.add_argument("--seed", type=int, default=0, help="draws anchors, prompts and documents; default: 0")
     parser.add_argument("--quick", action="store_true", help="small samples, for a look while a model trains")
     options = parser.parse_args(arguments)
@@ -148,6 +153,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.output is not None:
         write_text_atomically(options.output, json.dumps(evaluation, indent=2, ensure_ascii=False) + "\n")
         print(f"written: {options.output}")
+    if options.plot is not None:
+        plot_evaluation(evaluation, options.plot)
+        print(f"written: {options.plot}")
     return 0
 
 

@@ -21,6 +21,7 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
     console.print(leading_table(evaluation["drafts"]))
     console.print(writing_table(evaluation["writing"]))
     console.print(cost_table(evaluation["writing"]))
+    console.print(acceptance_table(evaluation["writing"]))
     for line in equality_lines(evaluation["writing"]["equality"]):
         console.print(line, markup=False, highlight=False)
 
@@ -84,6 +85,18 @@ def cost_table(figures: dict) -> Table:
         keys = ("traffic_mb_per_byte", "traffic_with_patcher_mb_per_byte")
         traffic = (row[key + end] for key in keys for end in ("", "_to_ar"))
         table.add_row(name, *map(number, per_iteration), *map(number, traffic))
+    return table
+
+
+def acceptance_table(figures: dict) -> Table:
+    histograms = {name: row["acceptance_histogram"] for name, row in figures["decodings"].items()}
+    histograms = {name: counts for name, counts in histograms.items() if any(counts)}
+    longest = max((len(counts) for counts in histograms.values()), default=0)
+    table = _table(
+        "Free text: rounds by how many bytes of their draft were kept", "decoding", *map(str, range(longest))
+    )
+    for name, counts in histograms.items():
+        table.add_row(name, *map(str, counts))
     return table
 
 

@@ -26,7 +26,7 @@ NEAR_TIE = 1e-3
 
 @dataclass
 class Counters:
-    """Counters of a generation, `[rows]` each, under the names that `FBLTGenerateOutput` gives them."""
+    """Counters of a generation, `[rows, ...]` each, under the names that `FBLTGenerateOutput` gives them."""
 
     decoder_nfe: torch.Tensor
     encoder_nfe: torch.Tensor
@@ -35,6 +35,7 @@ class Counters:
     drafted: torch.Tensor
     accepted: torch.Tensor
     iterations: torch.Tensor
+    acceptance: torch.Tensor
 
     @classmethod
     def joined(cls, outputs: Sequence) -> "Counters":
@@ -109,7 +110,8 @@ def writing_figures(
 
     Returns:
         `distinct_8grams`: distinct / all 8-grams of the new bytes of a text, averaged over texts, of the reference too;
-        per decoding its calls per byte, global calls per iteration, acceptance and traffic; `equality`; `samples`.
+        per decoding its calls per byte, global calls per iteration, acceptance (and rounds by how many drafted bytes
+        they kept) and traffic; `equality`; `samples`.
     """
     parameters = component_parameters(model)
     texts: dict[str, list[list[int]]] = {}
@@ -156,6 +158,7 @@ def _costs(counters: Counters, written: int, parameters: dict[str, int]) -> dict
         "global_calls_per_iteration": share(int(counters.global_nfe.sum()), int(counters.iterations.sum())),
         "bytes_per_iteration": share(written, int(counters.iterations.sum())),
         "acceptance": share(int(counters.accepted.sum()), int(counters.drafted.sum())),
+        "acceptance_histogram": counters.acceptance.sum(0).tolist(),
         "traffic_mb_per_byte": 1e3 * traffic_gb(per_byte, parameters),
         "traffic_with_patcher_mb_per_byte": 1e3 * traffic_gb(per_byte, parameters, with_patcher=True),
     }

@@ -15,6 +15,7 @@ from modeling_fblt import FBLTForCausalLM  # noqa: E402
 from training import evaluate  # noqa: E402
 from training.evaluation_bytes import next_byte_figures  # noqa: E402
 from training.evaluation_drafts import continuations, draft_figures  # noqa: E402
+from training.evaluation_plots import plot_evaluation  # noqa: E402
 from training.evaluation_text import Document, cut_rows, draw_anchors, draw_prompts, right_padded  # noqa: E402
 from training.evaluation_writing import describe_difference, equality, readable  # noqa: E402
 from training.metrics import (  # noqa: E402
@@ -252,7 +253,7 @@ def test_continuations_are_those_of_decoding(model):
         for row, anchor in enumerate(anchors):
             # The first round finds the carried byte; the second drafts after it.
             recorder, prompt = DraftRecorder(), torch.from_numpy(anchor.context)[None]
-            settings = {"decoding": decoding, "draft_length": size - 1, "max_new_tokens": size}
+            settings = {"decoding": decoding, "draft_length": size - 1, "max_new_tokens": size + 1}
             model.generate(prompt, streamer=recorder, **settings)
             assert recorder.drafts[0] == own[row].tolist()
 
@@ -307,6 +308,8 @@ def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path, capsys):
     for name, figures in writing["decodings"].items():
         assert 0 < figures["distinct_8grams"] <= 1 and figures["traffic_mb_per_byte"] > 0
         assert (figures["acceptance"] is None) == (name == "ar")
+        kept = sum(count * rounds for count, rounds in enumerate(figures["acceptance_histogram"]))
+        assert (kept > 0) == (name != "ar")
     assert writing["decodings"]["ar"]["decoder_calls_per_byte"] == pytest.approx(1.0)
     assert writing["decodings"]["blt-d"]["acceptance"] == pytest.approx(1.0, abs=0.2)
     for name, report in writing["equality"].items():
@@ -314,6 +317,18 @@ def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path, capsys):
         assert all(difference["near_tie"] for difference in report["differences"])
     assert set(writing["samples"][0]) == {"source", "prompt", "reference", "ar", "blt-s", "blt-d", "blt-dv"}
     assert not [file for file in output.parent.iterdir() if file != output]
+
+
+def test_the_figures_are_drawn_from_the_json(tiny_checkpoint, tiny_data, tmp_path):
+    output, picture = tmp_path / "evaluation.json", tmp_path / "plots" / "evaluation.png"
+    arguments = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(output), *SMALL]
+    assert evaluate.main([*arguments, "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
+    before = picture.read_bytes()
+    changed = json.loads(output.read_text())
+    changed["drafts"]["one_step"]["accuracy_by_offset"]["all"] = [1.0] * 4
+    plot_evaluation(changed, picture)
+    assert picture.read_bytes() != before
 
 
 def test_quick_is_smaller_but_gives_way_to_options():
