@@ -1,4 +1,4 @@
-"""The evaluation as one picture: where drafts go wrong, how many bytes of them are kept, and what each decoding costs."""
+"""The evaluation as one picture: where drafts go wrong, what is kept of them, what each decoding costs."""
 
 from pathlib import Path
 
