@@ -65,6 +65,8 @@ class FBLTGenerationMixin(GenerationMixin):
     (merged configs, processors, criteria, streamers, beams over plain decoding) is prepared by `generate` itself.
     """
 
+    _is_stateful = True  # what transformers calls a model that others cannot draft for
+
     def _prepare_generation_config(self, generation_config, **kwargs):
         # generate takes an argument only if the model's config has its name, which one that was made by hand, or saved
         # before there was such a setting, has not.
@@ -73,14 +75,17 @@ class FBLTGenerationMixin(GenerationMixin):
                 setattr(self.generation_config, name, value)
         return super()._prepare_generation_config(generation_config, **kwargs)
 
-    def _prepare_cache_for_generation(
-        self, generation_config, model_kwargs, generation_mode, batch_size, *args
-    ) -> None:
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise ValueError(
                 "`assistant_model` and `prompt_lookup_num_tokens` are not supported: FBLT drafts and verifies by "
                 "itself; choose decoding='blt-dv' or 'blt-s' instead."
             )
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, *args
+    ) -> None:
         cache = model_kwargs.get("past_key_values")
         if cache is None and generation_config.use_cache is not False:
             if generation_config.cache_implementation is not None:
