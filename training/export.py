@@ -1,4 +1,4 @@
-"""Makes a folder to load and to share from a training checkpoint: bfloat16 weights, code, tokenizer.
+"""Makes a folder to load and share from a training checkpoint: bfloat16 weights (patcher: float32), code, tokenizer.
 
     python -m training.export --source runs/demo/checkpoint-11000 --output checkpoints/fblt-demo
 
@@ -11,12 +11,12 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 
 from modeling_fblt import FBLTForCausalLM
+from training.files import appearing_folder
 from training.progress import PROGRESS_FILE, progress_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,9 +32,7 @@ def export(source: Path, output: Path, max_megabytes: float, repository: Path = 
             written then.
     """
     check_folders(source, output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        complete = Path(scratch) / "complete"
+    with appearing_folder(output) as complete:
         FBLTForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(complete)
         megabytes = sum(file.stat().st_size for file in complete.glob("*.safetensors")) / 1e6
         if megabytes > max_megabytes:
@@ -51,7 +49,6 @@ def export(source: Path, output: Path, max_megabytes: float, repository: Path = 
         for file in complete.iterdir():
             if not file.is_symlink():
                 file.chmod(0o644)
-        swap(complete, output, Path(scratch) / "replaced")
     return megabytes
 
 
@@ -90,19 +87,6 @@ def keep_other_files(output: Path, folder: Path) -> None:
         for file in output.iterdir():
             if file.suffix not in MADE:
                 shutil.copy2(file, folder / file.name, follow_symlinks=False)
-
-
-def swap(complete: Path, output: Path, aside: Path) -> None:
-    """Puts `complete` in the place of `output`; the earlier folder comes back if that fails."""
-    earlier = output.exists()
-    if earlier:
-        output.rename(aside)
-    try:
-        complete.rename(output)
-    except OSError:
-        if earlier:
-            aside.rename(output)
-        raise
 
 
 def main(arguments: list[str] | None = None) -> int:

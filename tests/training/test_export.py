@@ -1,4 +1,4 @@
-"""Exported checkpoints: bfloat16 weights, code as relative links, all or nothing."""
+"""Exported checkpoints: bfloat16 weights, the patcher's in float32, code as relative links, all or nothing."""
 
 import json
 import os
@@ -52,7 +52,9 @@ def test_links_are_relative_and_resolve(tiny_checkpoint, repository):
         assert target == f"../../modeling_fblt/{name}"
         assert (output / name).read_bytes() == (repository / "modeling_fblt" / name).read_bytes()
     weights = load_file(output / "model.safetensors")
-    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+    for name, value in weights.items():
+        # Patch boundaries must not depend on how finely entropies are rounded.
+        assert value.dtype == (torch.float32 if name.startswith("model.patcher.") else torch.bfloat16), name
     assert megabytes == (output / "model.safetensors").stat().st_size / 1e6
     assert json.loads((output / "config.json").read_text())["dtype"] == "bfloat16"
     assert [file.name for file in output.parent.iterdir()] == ["demo"]
