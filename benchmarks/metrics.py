@@ -26,10 +26,11 @@ def component_parameters(model: nn.Module) -> dict[str, int]:
         "global": [model.model.global_transformer],
         "decoder": [model.model.decoder, model.lm_head],
     }
-    return {name: sum(_read_per_call(part) for part in parts if part is not None) for name, parts in networks.items()}
+    return {name: sum(read_per_call(part) for part in parts if part is not None) for name, parts in networks.items()}
 
 
-def _read_per_call(network: nn.Module) -> int:
+def read_per_call(network: nn.Module) -> int:
+    """Parameters of a network, those of embedding tables left out."""
     tables = {id(p) for module in network.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     return sum(p.numel() for p in network.parameters() if id(p) not in tables)
 

@@ -5,17 +5,24 @@ An attention module projects; a context decides which keys a query is offered an
 taken. Contexts hold no weights, so training, prefill and cached decoding share every layer.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from .masks_fblt import block_to_block, block_to_clean, windowed_causal
+from .masks_fblt import block_to_block, block_to_clean, training_layout, windowed_causal
 
 if TYPE_CHECKING:
     from .cache_fblt import KeyValueStore
     from .layers_fblt import FBLTAttention
 
+FLEX_TILE = 128
+SHORTEST_TILE = 32
 Attended = tuple[torch.Tensor, torch.Tensor | None]  # [batch, queries, heads, head_dim], weights
 
 
@@ -43,6 +50,20 @@ def share_heads(x: torch.Tensor, groups: int, dim: int) -> torch.Tensor:
     return x if groups == 1 else x.repeat_interleave(groups, dim)
 
 
+def uses_flex(config) -> bool:
+    return config._attn_implementation == "flex_attention"
+
+
+def flex_product(attention, query, key, value, block_mask: BlockMask) -> Attended:
+    """Attention through FlexAttention. On CPUs it is a slow reference without a gradient: torch 2.13's compiled kernel
+    does not build for short rows there.
+    """
+    stance = nullcontext() if query.device.type != "cpu" else torch.compiler.set_stance("force_eager")
+    with stance:
+        output, _ = attention.product(query, key, value, block_mask)
+    return output, None
+
+
 class SquareContext:
     """Queries see the keys given with them, by one mask `[batch, queries, keys]`."""
 
@@ -50,7 +71,17 @@ class SquareContext:
         self.mask = mask[:, None]
         self.bias: torch.Tensor | None = None
 
+    @cached_property
+    def block_mask(self) -> BlockMask:
+        def rule(batch, head, query, key):
+            return self.mask[batch, 0, query, key]
+
+        batch, _, queries, keys = self.mask.shape
+        return create_block_mask(rule, batch, None, queries, keys, device=self.mask.device)
+
     def attend(self, attention, query, key, value) -> Attended:
+        if uses_flex(attention.config):
+            return flex_product(attention, query, key, value, self.block_mask)
         if self.bias is None or self.bias.dtype != query.dtype:
             self.bias = as_bias(self.mask, query.dtype)
         return attention.product(query, key, value, self.bias)
@@ -94,36 +125,95 @@ class CachedContext:
         return self.inner.square(weights)
 
 
+class FlexContext:
+    """A mask for FlexAttention, which computes it on the fly and skips tiles that nothing in them may attend to.
+
+    Only the table of tiles is stored, one entry for `FLEX_TILE` x `FLEX_TILE` scores.
+
+    Args:
+        rule: `(batch, head, query, key) -> bool`, as FlexAttention's `mask_mod`.
+        ranges: pairs of first and last key, each `[batch, length]`, that together hold all keys that a query may see; a
+            range whose first lies behind its last is empty.
+    """
+
+    def __init__(self, rule: Callable, ranges: list[tuple[torch.Tensor, torch.Tensor]]):
+        batch, length = ranges[0][0].shape
+        tiles = -(-length // FLEX_TILE)
+        rest = (0, tiles * FLEX_TILE - length)
+        tile = torch.arange(tiles, device=ranges[0][0].device)
+        seen = torch.zeros(batch, tiles, tiles, dtype=torch.bool, device=tile.device)
+        for first, last in ranges:
+            empty = first > last
+            first = F.pad(first.masked_fill(empty, length), rest, value=length).unflatten(1, (tiles, FLEX_TILE)).amin(2)
+            last = F.pad(last.masked_fill(empty, -1), rest, value=-1).unflatten(1, (tiles, FLEX_TILE)).amax(2)
+            low, high = (x.div(FLEX_TILE, rounding_mode="floor")[..., None] for x in (first, last))
+            seen |= (tile >= low) & (tile <= high)
+        order = seen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+        self.block_mask = BlockMask.from_kv_blocks(
+            seen.sum(-1, dtype=torch.int32)[:, None],
+            order[:, None].to(torch.int32),
+            BLOCK_SIZE=FLEX_TILE,
+            mask_mod=rule,
+            seq_lengths=(length, length),
+        )
+
+    def attend(self, attention, query, key, value) -> Attended:
+        return flex_product(attention, query, key, value, self.block_mask)
+
+
 class TiledContext:
     """Windowed attention over a long uncached row, linear in its length.
 
-    The row is cut into tiles as long as the window; a tile's queries see their own tile and the one before.
+    The row is cut into tiles; a tile's queries see their own tile and as many before it as the window reaches into.
+    Tiles of a quarter of the window waste little of what is computed; where that is too short to be multiplied at full
+    speed, they are longer. FlexAttention has tiles of its own.
 
     Args:
         document_start: `[batch, length]`, position at which each query's document begins.
     """
 
     def __init__(self, document_start: torch.Tensor, window: int):
+        self.document_start = document_start
         self.window = window
         self.length = document_start.shape[1]
-        self.tiles = -(-self.length // window)
-        first = torch.arange(self.tiles, device=document_start.device)[:, None] * window
-        query = first + torch.arange(window, device=first.device)  # [tiles, window]
-        self.key_position = first - window + torch.arange(2 * window, device=first.device)  # [tiles, 2 * window]
-        starts = F.pad(document_start, (0, self.tiles * window - self.length)).unflatten(1, (self.tiles, window))
-        mask = windowed_causal(query[:, :, None], self.key_position[:, None, :], starts[..., None], window)
-        self.by_tile = SquareContext(mask.flatten(0, 1))  # [batch * tiles, window, 2 * window]
+        self.width = max(window // 4, min(window, SHORTEST_TILE))
+        self.tiles = -(-self.length // self.width)
+        self.back = -(-window // self.width)  # tiles before its own that a query may see
+        first = torch.arange(self.tiles, device=document_start.device)[:, None] * self.width
+        self.query_position = first + torch.arange(self.width, device=first.device)  # [tiles, width]
+        keys = (self.back + 1) * self.width
+        self.key_position = first - self.back * self.width + torch.arange(keys, device=first.device)  # [tiles, keys]
+
+    @cached_property
+    def by_tile(self) -> SquareContext:
+        """Of `[batch * tiles]` rows with `width` queries and `(back + 1) * width` keys."""
+        starts = F.pad(self.document_start, (0, self.tiles * self.width - self.length))
+        starts = starts.unflatten(1, (self.tiles, self.width))
+        query, key = self.query_position[:, :, None], self.key_position[:, None, :]
+        return SquareContext(windowed_causal(query, key, starts[..., None], self.window).flatten(0, 1))
+
+    @cached_property
+    def flex(self) -> FlexContext:
+        def rule(batch, head, query, key):
+            return windowed_causal(query, key, self.document_start[batch, query], self.window)
+
+        query = torch.arange(self.length, device=self.document_start.device)
+        low = torch.maximum(self.document_start, query - self.window + 1)
+        return FlexContext(rule, [(low, query.expand_as(low))])
 
     def tile(self, x: torch.Tensor) -> torch.Tensor:
-        """`[batch, heads, length, head_dim] -> [batch, tiles, heads, window, head_dim]`."""
-        x = F.pad(x, (0, 0, 0, self.tiles * self.window - self.length))
-        return x.unflatten(2, (self.tiles, self.window)).transpose(1, 2)
+        """`[batch, heads, length, head_dim] -> [batch, tiles, heads, width, head_dim]`."""
+        x = F.pad(x, (0, 0, 0, self.tiles * self.width - self.length))
+        return x.unflatten(2, (self.tiles, self.width)).transpose(1, 2)
 
     def with_previous(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Each tile behind the one before it: `[batch, tiles, heads, 2 * window, head_dim]`."""
-        return torch.cat([F.pad(tiles, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], tiles], dim=3)
+        """Each tile behind those before it: `[batch, tiles, heads, (back + 1) * width, head_dim]`."""
+        padded = F.pad(tiles, (0, 0, 0, 0, 0, 0, self.back, 0))
+        return torch.cat([padded[:, i : i + self.tiles] for i in range(self.back + 1)], dim=3)
 
     def attend(self, attention, query, key, value) -> Attended:
+        if uses_flex(attention.config):
+            return self.flex.attend(attention, query, key, value)
         return self.attend_tiles(
             attention, query, self.with_previous(self.tile(key)), self.with_previous(self.tile(value))
         )
@@ -131,100 +221,149 @@ class TiledContext:
     def attend_tiles(self, attention, query, keys, values) -> Attended:
         output, weights = self.by_tile.attend(
             attention, self.tile(query).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
-        )  # [batch * tiles, window, heads, head_dim]
+        )  # [batch * tiles, width, heads, head_dim]
         output = output.unflatten(0, (-1, self.tiles)).flatten(1, 2)
         return output[:, : self.length], weights
 
     def square(self, weights: torch.Tensor) -> torch.Tensor:
-        # [batch * tiles, heads, window, 2 * window] -> [batch, heads, tiles * window, 2 * window]
+        # [batch * tiles, heads, width, keys] -> [batch, heads, tiles * width, keys]
         rows = weights.unflatten(0, (-1, self.tiles)).transpose(1, 2).flatten(2, 3)
-        column = (self.key_position + self.window).repeat_interleave(self.window, dim=0)
-        square = rows.new_zeros(*rows.shape[:3], (self.tiles + 1) * self.window)
+        before = self.back * self.width
+        column = (self.key_position + before).repeat_interleave(self.width, dim=0)
+        square = rows.new_zeros(*rows.shape[:3], before + self.tiles * self.width)
         square = square.scatter(3, column.expand_as(rows), rows)
-        return square[:, :, : self.length, self.window : self.window + self.length]
+        return square[:, :, : self.length, before : before + self.length]
+
+
+@dataclass
+class TrainingLayout:
+    """Clean bytes of all rows, then the present positions of all blocks, as one long row.
+
+    Rows follow each other as documents do, so that nothing is computed for what pads a batch. Positions, blocks and
+    documents are counted through all rows.
+
+    Attributes:
+        length: clean bytes, `batch * n`.
+        anchors: `[blocks]`, position of each block's first byte, sorted.
+        position, anchor, document_start: `[length + positions]`, of each place: where it stands, where its block begins
+            (for a clean byte, the position after it) and where its document begins.
+        block: `[length + positions]`, index of its block, -1 for clean bytes.
+    """
+
+    length: int
+    anchors: torch.Tensor
+    position: torch.Tensor
+    anchor: torch.Tensor
+    document_start: torch.Tensor
+    block: torch.Tensor
+
+    @classmethod
+    def of(cls, document_start: torch.Tensor, anchors: torch.Tensor, present: torch.Tensor) -> "TrainingLayout":
+        """
+        Args:
+            document_start: `[batch, n]` of clean bytes, counted from the beginning of their row.
+            anchors: `[batch, blocks]`, likewise; sorted.
+            present: `[batch, blocks, block_size]`, False for positions past the document's end: these are left out.
+        """
+        batch, n = document_start.shape
+        device = anchors.device
+        row = torch.arange(batch, device=device)[:, None] * n
+        documents = (document_start + row).flatten()
+        filled = present.any(-1)
+        first = (anchors + row)[filled]  # [blocks]
+        block, offset = present[filled].nonzero(as_tuple=True)
+        clean = torch.arange(batch * n, device=device)
+        return cls(
+            length=batch * n,
+            anchors=first,
+            position=torch.cat([clean, first[block] + offset]),
+            anchor=torch.cat([clean + 1, first[block]]),
+            document_start=torch.cat([documents, documents[first[block]]]),
+            block=torch.cat([torch.full_like(clean, -1), block]),
+        )
 
 
 class BlockTrainingContext:
-    """The decoder's training layout: clean bytes, then the positions of all blocks (paper section 3).
+    """The decoder's training layout: clean bytes of all rows, then the present positions of all blocks, as one long row
+    (paper section 3; see [`TrainingLayout`]).
 
-    Clean bytes attend as always. A block sees the clean window before its anchor and itself; blocks are grouped by
-    the tile their anchor falls into, so that the cost stays linear in the length of the row.
+    Clean bytes attend as always. A block sees the clean window before its anchor and itself: blocks that stand in one
+    tile share its keys, a few at a time, so that the cost stays linear in the length of the rows.
 
     Args:
-        document_start: `[batch, length]` of clean bytes.
-        anchors: `[batch, blocks]`, sorted clean positions of the blocks' first bytes.
-        present: `[batch, blocks, block_size]`, False for positions past the document's end.
+        document_start, anchors, present: see [`TrainingLayout`].
     """
 
     def __init__(self, document_start: torch.Tensor, window: int, anchors: torch.Tensor, present: torch.Tensor):
-        self.clean = TiledContext(document_start, window)
-        batch, blocks, self.block_size = present.shape
-        device = anchors.device
-        tiles = self.clean.tiles
-        tile_of_block = anchors // window
-        first = torch.searchsorted(tile_of_block, torch.arange(tiles + 1, device=device).expand(batch, -1).contiguous())
-        counts = first[:, 1:] - first[:, :-1]  # [batch, tiles]
-        width = max(int(counts.max()), 1)
-        lane = torch.arange(width, device=device)
-        # Blocks of each tile side by side, padded to the fullest tile: [batch, tiles, width]
-        self.grouped = (first[:, :-1, None] + lane).clamp(max=blocks - 1)
-        filled = lane < counts[..., None]
-        rank = torch.arange(blocks, device=device) - first.gather(1, tile_of_block)
-        self.ungrouped = tile_of_block * width + rank  # [batch, blocks]
+        layout = TrainingLayout.of(document_start, anchors, present)
+        self.clean = TiledContext(layout.document_start[None, : layout.length], window)
+        device, block_size = anchors.device, present.shape[2]
+        # Few blocks to a group: it computes all products among them, of which only each block's own count.
+        lanes = max(self.clean.width // block_size, 1)
+        tile = layout.anchors // self.clean.width
+        counts = torch.bincount(tile, minlength=self.clean.tiles)
+        groups = (counts + lanes - 1) // lanes  # of each tile
+        self.group_tile = torch.repeat_interleave(groups)
+        rank = torch.arange(len(tile), device=device) - (counts.cumsum(0) - counts)[tile]
+        lane = ((groups.cumsum(0) - groups)[tile] + rank // lanes) * lanes + rank % lanes  # of each block
 
-        anchor = anchors.gather(1, self.grouped.flatten(1)).view_as(self.grouped)
-        document = document_start.gather(1, anchor.flatten(1)).view_as(anchor)
-        offsets = torch.arange(self.block_size, device=device)
-        position = anchor[..., None] + offsets  # [batch, tiles, width, block_size]
-        to_clean = block_to_clean(
-            position[..., None],
-            self.clean.key_position[:, None, None, :],
-            anchor[..., None, None],
-            document[..., None, None],
-            window,
-        )
-        own = present.gather(1, self.grouped.flatten(1)[..., None].expand(-1, -1, self.block_size))
-        own = own.view_as(position) & filled[..., None]
-        to_own = block_to_block(offsets.new_zeros(1), offsets.new_zeros(1), own[..., None, :]).expand(
-            *own.shape, self.block_size
-        )
-        self.mask = torch.cat([to_clean, to_own], dim=-1)[:, :, None]  # [batch, tiles, 1, width, block_size, keys]
-        self.bias: torch.Tensor | None = None
+        offset = torch.arange(block_size, device=device)
+        self.slot = (lane[:, None] * block_size + offset)[present[present.any(-1)]]  # of each position
+        self.shape = (len(self.group_tile), lanes * block_size)
+        slots = self.shape[0] * self.shape[1]
+        places = layout.length + torch.arange(len(self.slot), device=device)
+        # What stands in each slot, as an index into the layout; byte 0 in slots of none, which nothing sees.
+        self.source = torch.zeros(slots, dtype=torch.long, device=device).scatter(0, self.slot, places)
+        filled = torch.zeros(slots, dtype=torch.bool, device=device).scatter(0, self.slot, True).view(self.shape)
+        of_places = (layout.position, layout.anchor, layout.document_start)
+        position, anchor, document = (values[self.source].view(*self.shape, 1) for values in of_places)
+        to_clean = block_to_clean(position, self.clean.key_position[self.group_tile][:, None], anchor, document, window)
+        own = torch.arange(lanes, device=device).repeat_interleave(block_size)
+        to_own = block_to_block(own[:, None], own, filled[:, None])
+        self.by_group = SquareContext(torch.cat([to_clean, to_own], dim=-1))  # [groups, queries, keys]
 
     def attend(self, attention, query, key, value) -> Attended:
-        if self.bias is None or self.bias.dtype != query.dtype:
-            self.bias = as_bias(self.mask, query.dtype)
         n = self.clean.length
-        keys = self.clean.with_previous(self.clean.tile(key[:, :, :n]))  # [batch, tiles, heads, 2 * window, head_dim]
-        values = self.clean.with_previous(self.clean.tile(value[:, :, :n]))
+        keys, values = (self.clean.with_previous(self.clean.tile(x[:, :, :n])) for x in (key, value))
         clean, _ = self.clean.attend_tiles(attention, query[:, :, :n], keys, values)
-
-        q, k, v = (self._group(x[:, :, n:]) for x in (query * attention.scaling, key, value))
-        keys, values, k, v = (share_heads(x, attention.num_key_value_groups, dim=2) for x in (keys, values, k, v))
-        shape = (self.grouped.shape[2], self.block_size)
-        # One softmax over the clean window and the own block; only the products are taken apart.
-        to_clean = torch.matmul(q.flatten(3, 4), keys.transpose(-1, -2)).unflatten(3, shape)
-        to_own = torch.matmul(q, k.transpose(-1, -2))
-        weights = torch.softmax(torch.cat([to_clean, to_own], dim=-1) + self.bias, dim=-1).to(v.dtype)
-        from_clean, from_own = weights.split([keys.shape[3], self.block_size], dim=-1)
-        output = torch.matmul(from_clean.flatten(3, 4), values).unflatten(3, shape) + torch.matmul(from_own, v)
-        return torch.cat([clean, self._ungroup(output)], dim=1), None
+        if len(self.group_tile) == 0:
+            return clean, None
+        keys, values = (
+            torch.cat([_take(tiles[0], self.group_tile), self._group(x)], dim=2)
+            for tiles, x in ((keys, key), (values, value))
+        )
+        # [groups, queries, heads, head_dim]
+        output, _ = self.by_group.attend(attention, self._group(query), keys, values)
+        return torch.cat([clean, _take(output.flatten(0, 1), self.slot)[None]], dim=1), None
 
     def _group(self, x: torch.Tensor) -> torch.Tensor:
-        """`[batch, heads, blocks * block_size, head_dim] -> [batch, tiles, heads, width, block_size, head_dim]`."""
-        batch, heads, _, head_dim = x.shape
-        rows = x.transpose(1, 2).reshape(batch, -1, self.block_size * heads * head_dim)
-        grouped = _take(rows, self.grouped.flatten(1))
-        return grouped.view(*self.grouped.shape, self.block_size, heads, head_dim).permute(0, 1, 4, 2, 3, 5)
+        """`[1, heads, length + positions, head_dim] -> [groups, heads, queries, head_dim]`."""
+        return _take(x[0].transpose(0, 1), self.source).unflatten(0, self.shape).transpose(1, 2)
 
-    def _ungroup(self, x: torch.Tensor) -> torch.Tensor:
-        """Back to `[batch, blocks * block_size, heads, head_dim]`."""
-        batch, tiles, heads, width, _, head_dim = x.shape
-        rows = x.permute(0, 1, 3, 4, 2, 5).reshape(batch, tiles * width, -1)
-        return _take(rows, self.ungrouped).view(batch, -1, heads, head_dim)
+
+def flex_block_training(
+    document_start: torch.Tensor, window: int, anchors: torch.Tensor, present: torch.Tensor
+) -> FlexContext:
+    """[`BlockTrainingContext`] for FlexAttention: the same layout and the same mask."""
+    layout = TrainingLayout.of(document_start, anchors, present)
+    position, anchor, document, block = layout.position, layout.anchor, layout.document_start, layout.block
+
+    def rule(batch, head, query, key):
+        return training_layout(
+            position[query], position[key], anchor[query], document[query], block[query], block[key], window
+        )
+
+    clean = (torch.maximum(document, position - window + 1), torch.minimum(position, anchor - 1))
+    # A block's own positions stand side by side; clean bytes have none.
+    places = torch.arange(len(block), device=block.device)[layout.length :]
+    own = block[layout.length :]
+    first = torch.full((len(layout.anchors),), len(block), device=block.device).scatter_reduce(0, own, places, "amin")
+    last = torch.full_like(first, -1).scatter_reduce(0, own, places, "amax")
+    none = torch.zeros(layout.length, dtype=torch.long, device=block.device)
+    blocks = (torch.cat([none, first[own]]), torch.cat([none - 1, last[own]]))
+    return FlexContext(rule, [(low[None], high[None]) for low, high in (clean, blocks)])
 
 
 def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`rows[b, index[b, i]]`: `[batch, rows, width]`, `[batch, length]` -> `[batch, length, width]`."""
-    offset = torch.arange(index.shape[0], device=index.device)[:, None] * rows.shape[1]
-    return F.embedding(index + offset, rows.flatten(0, 1))
+    """`rows[index]`: `[rows, ...]`, `[length]` -> `[length, ...]`, with a cheaper gradient."""
+    return F.embedding(index, rows.flatten(1)).unflatten(1, rows.shape[1:])

@@ -15,7 +15,7 @@ MASK_ID = 260
 VOCAB_SIZE = 261
 
 PATCHING_MODES = ("entropy", "static", "space")
-CORRUPTIONS = ("uniform", "draft")
+CORRUPTIONS = ("uniform", "per_block", "prefix", "draft")
 DECODER_INPUTS = ("embedding", "encoder")
 
 
@@ -222,17 +222,20 @@ class FBLTConfig(PreTrainedConfig):
             plain BLT, which cannot draft blocks.
         diffusion_loss_weight (`float`): weight of the block loss beside the next-byte loss.
         diffusion_t_min (`float`): smallest masking probability drawn; bounds the 1/t weight.
-        corruption (`str`): `"uniform"`, the paper's: one masking probability per sequence and the 1/t weight; or
-            `"draft"`, which mixes in blocks shaped like drafts: the first bytes known, all others masked, weight 1;
-            the remaining blocks draw a masking probability each.
-        draft_fraction (`float`): share of draft-shaped blocks under `"draft"`.
+        corruption (`str`): what is masked in blocks. `"uniform"`: one masking probability `t` per sequence and the
+            weight 1/t, the paper's bound on the likelihood. `"per_block"`: a `t` of its own for every block, so that
+            a step does not hang on one draw. `"prefix"`: the first bytes known, all others masked, weight 1, which is
+            what one-step drafting asks for. `"draft"`: a mixture of `"prefix"` and `"per_block"`, for drafts that are
+            unmasked in one step or in several.
+        draft_fraction (`float`): share of `"prefix"` blocks under `"draft"`.
         block_fraction (`float`): share of patches whose block is trained in a step, drawn at random; below 1 a step is
             cheaper, and the loss keeps its expectation.
         random_anchor_fraction (`float`): share of blocks that stand at a random byte instead of a patch start. The
             paper's blocks all stand at patch starts (0), but decoding drafts from wherever the last byte was accepted:
             models that are to draft should see some of both.
         distillation (`float`): share of the block loss that is the divergence from the model's own next-byte
-            distribution (stop-gradient) instead of the negative log-likelihood of the byte.
+            distribution (stop-gradient) instead of the negative log-likelihood of the byte: a softer target, which is
+            also what verification compares drafts with.
 
     Raises:
         ValueError: a field has a value that the model cannot express; the message names field, value and remedy.

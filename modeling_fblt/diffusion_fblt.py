@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 IGNORED = -100
-# Draft-shaped blocks: probability that 0 bytes, or 1 byte, are known; the rest is spread over longer prefixes.
+# Known prefixes: probability that 0 bytes, or 1 byte, are known; the rest is spread evenly over longer prefixes.
 KNOWN_NONE, KNOWN_ONE = 0.4, 0.4
 
 
@@ -76,23 +76,41 @@ def draw_masks(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which block positions to mask, and the weight of their loss; both `[batch, blocks, block_size]`.
 
-    `"uniform"` (paper section 3): one `t ~ U(t_min, 1)` per row, each byte masked with probability `t`, weight `1/t`.
-    `"draft"`: a share `draft_fraction` of blocks keep their first 0, 1 or a few bytes and mask all others, weight 1,
-    which is what drafting asks for; the others draw their own `t`.
+    Args:
+        corruption: `"uniform"` (paper section 3): one `t ~ U(t_min, 1)` per row, each byte masked with probability `t`,
+            weight `1/t`. `"per_block"`: the same with a `t` of its own for every block. `"prefix"`: the first 0, 1 or a
+            few bytes known, all others masked, weight 1. `"draft"`: `"prefix"` for a share `draft_fraction` of blocks,
+            drawn at random, `"per_block"` for the others.
     """
-    batch, blocks, block_size = shape
-    rows = 1 if corruption == "uniform" else blocks
-    t = t_min + (1 - t_min) * torch.rand(batch, rows, 1, device=device)
-    masked = torch.rand(shape, device=device) < t
-    weight = (1 / t).expand(shape)
     if corruption == "uniform":
-        return masked, weight
+        return _mask_at_random(shape, 1, t_min, device)
+    if corruption == "per_block":
+        return _mask_at_random(shape, shape[1], t_min, device)
+    if corruption == "prefix":
+        suffix = _mask_after_prefix(shape, device)
+        return suffix, torch.ones(shape, device=device)
+    masked, weight = _mask_at_random(shape, shape[1], t_min, device)
+    suffix = _mask_after_prefix(shape, device)
+    draft = torch.rand(*shape[:2], 1, device=device) < draft_fraction
+    return torch.where(draft, suffix, masked), torch.where(draft, 1.0, weight)
+
+
+def _mask_at_random(
+    shape: torch.Size, times: int, t_min: float, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each byte masked with probability `t`, of which a row has `times` (1, or one per block); weight `1/t`."""
+    t = t_min + (1 - t_min) * torch.rand(shape[0], times, 1, device=device)
+    masked = torch.rand(shape, device=device) < t
+    return masked, (1 / t).expand(shape)
+
+
+def _mask_after_prefix(shape: torch.Size, device: torch.device) -> torch.Tensor:
+    """All but the first bytes of a block masked; how many are known is drawn for each block."""
+    batch, blocks, block_size = shape
     kind = torch.rand(batch, blocks, 1, device=device)
     longer = 2 + (torch.rand(batch, blocks, 1, device=device) * max(block_size - 2, 1)).long()
     known = torch.where(kind < KNOWN_NONE, 0, torch.where(kind < KNOWN_NONE + KNOWN_ONE, 1, longer))
-    draft = torch.rand(batch, blocks, 1, device=device) < draft_fraction
-    suffix = torch.arange(block_size, device=device) >= known
-    return torch.where(draft, suffix, masked), torch.where(draft, 1.0, weight)
+    return torch.arange(block_size, device=device) >= known.clamp(max=block_size - 1)
 
 
 def build_blocks(

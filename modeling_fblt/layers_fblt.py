@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -44,6 +45,24 @@ def embedding(rows: int, width: int) -> nn.Embedding:
     return table
 
 
+class _RootMeanSquare(torch.autograd.Function):
+    """`x / rms(x)` over the last dimension, with a gradient of a few passes where torch's has many on CPUs."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, eps: float) -> torch.Tensor:
+        scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + eps).rsqrt()
+        normed = x * scale
+        ctx.save_for_backward(normed, scale)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor):
+        normed, scale = ctx.saved_tensors
+        along = (grad * normed).mean(-1, keepdim=True)
+        return torch.addcmul(grad, normed, along, value=-1).mul_(scale), None
+
+
 class FBLTRMSNorm(nn.Module):
     def __init__(self, hidden_size: int, eps: float):
         super().__init__()
@@ -51,8 +70,11 @@ class FBLTRMSNorm(nn.Module):
         self.variance_epsilon = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        normed = F.rms_norm(hidden.to(dtype), hidden.shape[-1:], eps=self.variance_epsilon)
+        x = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        if x.device.type == "cpu" and x.requires_grad:
+            normed = _RootMeanSquare.apply(x, self.variance_epsilon)
+        else:
+            normed = F.rms_norm(x, x.shape[-1:], eps=self.variance_epsilon)
         return self.weight * normed.to(hidden.dtype)
 
 
@@ -151,10 +173,13 @@ class FBLTAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Masked attention through transformers' interface. Returns `[batch, queries, heads, head_dim]`."""
-        function: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        return function(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)
+        implementation, dtype = self.config._attn_implementation, query.dtype
+        function: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        if implementation == "sdpa" and dtype == torch.bfloat16 and query.shape[2] == 1 and query.device.type == "cpu":
+            # A CPU's product for one bfloat16 query takes several times as long as widening its keys and values first.
+            query, key, value, mask = (x.float() for x in (query, key, value, mask))
+        output, weights = function(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)
+        return output.to(dtype), weights
 
 
 class FBLTFeedForward(nn.Module):

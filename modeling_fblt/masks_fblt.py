@@ -30,6 +30,24 @@ def block_to_block(query_block: torch.Tensor, key_block: torch.Tensor, key_prese
     return (query_block == key_block) & key_present
 
 
+def training_layout(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    anchor: torch.Tensor,
+    document_start: torch.Tensor,
+    query_block: torch.Tensor,
+    key_block: torch.Tensor,
+    window: int,
+) -> torch.Tensor:
+    """The whole training mask as one rule, for positions that are all present.
+
+    `query` and `key` are clean positions where `query_block` and `key_block` are -1, else positions of blocks.
+    `anchor` is the query's: its block's start, or for a clean byte the position after it.
+    """
+    to_clean = block_to_clean(query, key, anchor, document_start, window) & (key_block < 0)
+    return to_clean | block_to_block(query_block, key_block, key_block >= 0)
+
+
 def training_square(
     length: int,
     anchors: torch.Tensor,

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 
-from .attention_fblt import BlockTrainingContext, CachedContext, SquareContext
+from .attention_fblt import BlockTrainingContext, CachedContext, SquareContext, flex_block_training, uses_flex
 from .cache_fblt import FBLTCache
 from .configuration_fblt import FBLTConfig
 from .diffusion_fblt import IGNORED, Blocks, block_loss, build_blocks, next_byte_loss
@@ -268,24 +268,27 @@ class FBLTModel(FBLTPreTrainedModel):
     def decode_with_blocks(
         self, chunk: Chunk, states: torch.Tensor, latents: torch.Tensor, blocks: Blocks
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training layout: states of clean bytes `[batch, n, width]` and of blocks `[batch, blocks, size, width]`."""
-        n = chunk.ids.shape[1]
-        block_size = blocks.input_ids.shape[2]
-        clean_index = chunk.patch_index[:, 1:]
-        # A block continues after the byte before its anchor, and reads the latent that this byte reads.
-        block_index = clean_index.gather(1, (blocks.anchors - 1).clamp(min=0)).repeat_interleave(block_size, dim=1)
-        latent_index = torch.cat([clean_index, block_index], dim=1).clamp(max=latents.shape[1] - 1)
-        offsets = torch.arange(block_size, device=chunk.ids.device)
-        block_positions = (blocks.anchors[..., None] + offsets).flatten(1)
-        hidden = torch.cat(
-            [self.decoder_input(chunk.ids, states), self.decoder.embed_tokens(blocks.input_ids.flatten(1))], dim=1
-        )
-        context = BlockTrainingContext(
-            chunk.document_start[:, :n], self.config.decoder_config.sliding_window, blocks.anchors, blocks.present
-        )
-        positions = torch.cat([chunk.positions, block_positions], dim=1)
-        hidden = self.decoder(hidden, latents, latent_index, positions, context)
-        return hidden[:, :n], hidden[:, n:].unflatten(1, blocks.anchors.shape[1:] + (block_size,))
+        """Training layout: states of clean bytes `[batch, n, width]`, and of the blocks' present positions
+        `[positions, width]`, in the order of `blocks.present`.
+        """
+        batch, n = chunk.ids.shape
+        row, block, offset = blocks.present.nonzero(as_tuple=True)
+        anchor = blocks.anchors[row, block]
+        # Latents of all rows, one after the other. A block continues after the byte before its anchor, and reads the
+        # latent that this byte reads.
+        first = torch.arange(batch, device=row.device)[:, None] * latents.shape[1]
+        clean_index = chunk.patch_index[:, 1:].clamp(max=latents.shape[1] - 1) + first
+        latent_index = torch.cat([clean_index.flatten(), clean_index[row, anchor - 1]])
+        positions = torch.cat([chunk.positions.flatten(), anchor + offset])
+        clean = self.decoder_input(chunk.ids, states).flatten(0, 1)
+        hidden = torch.cat([clean, self.decoder.embed_tokens(blocks.input_ids[blocks.present])])
+        config = self.config.decoder_config
+        build = flex_block_training if uses_flex(config) else BlockTrainingContext
+        context = build(chunk.document_start[:, :n], config.sliding_window, blocks.anchors, blocks.present)
+        hidden = self.decoder(hidden[None], latents.flatten(0, 1)[None], latent_index[None], positions[None], context)[
+            0
+        ]
+        return hidden[: batch * n].unflatten(0, (batch, n)), hidden[batch * n :]
 
     # --- public ---
 
@@ -331,7 +334,10 @@ class FBLTModel(FBLTPreTrainedModel):
         starts = None if patch_starts is None else rows.take_starts(patch_starts)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
-        recorder = DecoderRecorder(rows) if any(flags.values()) else None
+        recorder = None
+        if any(flags.values()):
+            window = self.config.decoder_config.sliding_window
+            recorder = DecoderRecorder(rows, attention_mask, past_key_values, window)
         parts, done = [], 0
         whole = past_key_values is None or recorder is not None
         for ids, lengths, _, _ in pieces(rows.ids, rows.lengths, rows.ids.shape[1] if whole else PIECE):
@@ -362,6 +368,9 @@ class FBLTModel(FBLTPreTrainedModel):
 class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
     """FBLT with its byte head: next-byte logits for clean bytes, same-position logits for block bytes."""
 
+    # Here, because PreTrainedModel's own value hides a mixin's: no other model can draft for this one.
+    _is_stateful = True
+
     def __init__(self, config: FBLTConfig):
         super().__init__(config)
         self.model = FBLTModel(config)
@@ -385,6 +394,14 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             build_tokenizer().save_pretrained(save_directory)
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs) -> dict:
+        # Stock has `inputs_embeds` in its signature, which transformers reads as: embeddings may stand in for ids.
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+
+    def _validate_model_kwargs(self, model_kwargs: dict) -> None:
+        _refuse(model_kwargs)
+        super()._validate_model_kwargs(model_kwargs)
 
     def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
         """See [`FBLTModel.patch`]."""
@@ -467,7 +484,10 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         count = _target_count(targets, count)
         next_byte = next_byte_loss(logits, targets) / count
         # Only masked positions carry loss, so only they are given logits.
-        diffusion = block_loss(self.byte_logits(drafted[blocks.masked]), logits, blocks, config.distillation) / count
+        diffusion = (
+            block_loss(self.byte_logits(drafted[blocks.masked[blocks.present]]), logits, blocks, config.distillation)
+            / count
+        )
         return FBLTCausalLMOutput(
             loss=next_byte + config.diffusion_loss_weight * diffusion,
             logits=rows.restore(logits),

@@ -4,12 +4,16 @@
 Each is called on a chunk of new positions and an attention context, which says what these may see.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .attention_fblt import AttentionContext, CachedContext, SquareContext, TiledContext
+from .cache_fblt import FBLTCache
 from .configuration_fblt import (
     FBLTConfig,
     FBLTDecoderConfig,
@@ -37,7 +41,7 @@ class FBLTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["FBLTLayer"]
     _supports_sdpa = True
-    _supports_flex_attn = False
+    _supports_flex_attn = True
     _supports_flash_attn = False
     _supports_attention_backend = False
     _can_compile_fullgraph = False
@@ -68,6 +72,25 @@ def local_context(config, stores, chunk: Chunk) -> AttentionContext:
     return CachedContext(stores, [(slice(None), chunk.column)], cache.max_column + n, square, span)
 
 
+@contextmanager
+def matrix_vector_kernels(hidden: torch.Tensor) -> Iterator[None]:
+    """A single bfloat16 row on a CPU goes through torch's own matrix-vector product.
+
+    oneDNN's is made for many rows: on one it read weights at 13 to 16 GB/s where torch's read 28 to 33 (a two-core Zen
+    CPU with bfloat16 instructions, torch 2.13); from four rows on oneDNN is the faster one.
+    """
+    one_row = hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and hidden.shape[:-1].numel() == 1
+    before = torch.backends.mkldnn.enabled
+    if not (one_row and before):
+        yield
+        return
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 class FBLTPatcher(FBLTPreTrainedModel):
     """The entropy model: a next-byte transformer whose uncertainty places the patch boundaries."""
 
@@ -88,9 +111,10 @@ class FBLTPatcher(FBLTPreTrainedModel):
         """`[batch, n]` ids and row positions -> next-byte logits `[batch, n, vocab - 1]`."""
         hidden = self.embed_tokens(ids)
         rotary = self.rotary_emb(hidden, positions)
-        for layer in self.layers:
-            hidden, _ = layer(hidden, rotary, context)
-        return self.lm_head(self.norm(hidden))
+        with matrix_vector_kernels(hidden):
+            for layer in self.layers:
+                hidden, _ = layer(hidden, rotary, context)
+            return self.lm_head(self.norm(hidden))
 
 
 class FBLTEncoder(FBLTPreTrainedModel):
@@ -135,9 +159,10 @@ class FBLTEncoder(FBLTPreTrainedModel):
             hidden = hidden + self.hash_embedding(torch.cat([before, ids], dim=1), reach)
         rotary = self.rotary_emb(hidden, positions)
         pooled = []
-        for layer in self.layers:
-            hidden, _ = layer(hidden, rotary, context)
-            pooled.append(hidden)
+        with matrix_vector_kernels(hidden):
+            for layer in self.layers:
+                hidden, _ = layer(hidden, rotary, context)
+                pooled.append(hidden)
         return torch.cat(pooled, dim=-1) if len(self.earlier_poolings) else hidden
 
     def last_layer(self, states: torch.Tensor) -> torch.Tensor:
@@ -184,8 +209,9 @@ class FBLTGlobal(FBLTPreTrainedModel):
         """`[batch, m, patch width]` and patch indices `[batch, m]` -> latents `[batch, m, width]`."""
         hidden = patches if self.patch_projection is None else self.patch_projection(patches)
         rotary = self.rotary_emb(hidden, positions)
-        for layer in self.layers:
-            hidden, _ = layer(hidden, rotary, context)
+        with matrix_vector_kernels(hidden):
+            for layer in self.layers:
+                hidden, _ = layer(hidden, rotary, context)
         return hidden
 
 
@@ -231,25 +257,32 @@ class FBLTDecoder(FBLTPreTrainedModel):
         Returns:
             Normed states `[batch, length, width]`.
         """
-        slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
         rotary = self.rotary_emb(hidden, positions)
-        for i, layer in enumerate(self.layers):
-            if recorder is not None:
-                hidden = recorder.see_states(hidden)
-            if i < len(self.readers):
-                hidden = self.readers[i](hidden, slots, latent_index)
-            hidden, weights = layer(hidden, rotary, context)
-            if recorder is not None and weights is not None:
-                recorder.see_weights(context.square(weights))
-        hidden = self.norm(hidden)
+        with matrix_vector_kernels(hidden):
+            slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
+            for i, layer in enumerate(self.layers):
+                if recorder is not None:
+                    hidden = recorder.see_states(hidden)
+                if i < len(self.readers):
+                    hidden = self.readers[i](hidden, slots, latent_index)
+                hidden, weights = layer(hidden, rotary, context)
+                if recorder is not None and weights is not None:
+                    recorder.see_weights(context.square(weights))
+            hidden = self.norm(hidden)
         return hidden if recorder is None else recorder.see_states(hidden)
 
 
 class DecoderRecorder:
-    """Collects what `output_hidden_states` and `output_attentions` ask for, by column of the input."""
+    """Collects what `output_hidden_states` and `output_attentions` ask for, by column of the input.
 
-    def __init__(self, rows: Rows):
-        self.rows = rows
+    Args:
+        rows, attention_mask, cache: what `forward` was called with; None where there is none.
+        window: the decoder's.
+    """
+
+    def __init__(self, rows: Rows, attention_mask: torch.Tensor | None, cache: FBLTCache | None, window: int):
+        self.rows, self.attention_mask, self.cache, self.window = rows, attention_mask, cache, window
+        self.key_columns: torch.Tensor | None = None
         self.hidden_states: list[torch.Tensor] = []
         self.attentions: list[torch.Tensor] = []
 
@@ -260,5 +293,7 @@ class DecoderRecorder:
         return self.rows.take(columns)
 
     def see_weights(self, weights: torch.Tensor) -> None:
-        """Records weights `[batch, heads, n, keys]`; keys that a cache holds stay in the order of the cache."""
-        self.attentions.append(self.rows.restore_weights(weights))
+        """Records weights `[batch, heads, n, keys]`."""
+        if not self.attentions:  # not earlier: the cache may slide before the networks run
+            self.key_columns = self.rows.key_columns(self.attention_mask, self.cache, self.window)
+        self.attentions.append(self.rows.restore_weights(weights, self.key_columns))

@@ -55,18 +55,46 @@ class Rows:
             padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0
         )
 
-    def restore_weights(self, weights: torch.Tensor) -> torch.Tensor:
-        """Attention weights by place to weights by column: `[batch, heads, n, keys]`; without meaning on padding.
+    def key_columns(
+        self, attention_mask: torch.Tensor | None, cache: "FBLTCache | None", window: int
+    ) -> torch.Tensor | None:
+        """Where each column of the text so far stands among the keys that windowed attention is offered.
 
-        Only keys that belong to the `n` columns move: they are all there is where nothing is cached.
+        Args:
+            attention_mask: as given with the columns; where it leaves out what the cache holds, padding of that is
+                taken to be on the left.
+            cache: before these rows extend it.
+
+        Returns:
+            `[batch, columns]`, -1 for padding and bytes that no window reaches; None where columns are keys.
         """
-        batch, n = self.ids.shape
-        if self.place is None or torch.equal(self.place, torch.arange(n, device=self.place.device).expand(batch, n)):
+        n = self.ids.shape[1]
+        columns = torch.arange(n, device=self.ids.device)
+        new = (columns if self.place is None else self.place) < self.lengths[:, None]
+        if cache is None or cache.max_column == 0:
+            if self.place is None or bool((self.place == columns).all()):
+                return None
+            return torch.where(new, self.place, -1)
+        if attention_mask is not None and attention_mask.shape[1] > n:
+            real = attention_mask.bool()
+        else:
+            held = torch.arange(cache.columns, device=new.device) >= cache.columns - cache.lengths[:, None]
+            real = torch.cat([held, new], dim=1)
+        span = cache.span(window, n)
+        key = real.long().cumsum(dim=1) - 1 - cache.positions(span)[:, :1]
+        return torch.where(real & (key >= 0) & (key < span[1] - span[0]), key, -1)
+
+    def restore_weights(self, weights: torch.Tensor, key_columns: torch.Tensor | None) -> torch.Tensor:
+        """Attention weights by place and key to weights by column, see [`key_columns`]: `[batch, heads, n, columns]`.
+
+        What padding attends to is without meaning.
+        """
+        if key_columns is None:
             return weights  # as it is, not a copy: gradients reach it
-        weights = weights.gather(2, self.place[:, None, :, None].expand_as(weights))
-        if weights.shape[3] != n:
-            return weights
-        return weights.gather(3, self.place[:, None, None, :].expand_as(weights))
+        if self.place is not None:
+            weights = weights.gather(2, self.place[:, None, :, None].expand_as(weights))
+        index = key_columns.clamp(min=0)[:, None, None].expand(*weights.shape[:3], -1)
+        return weights.gather(3, index).masked_fill((key_columns < 0)[:, None, None], 0)
 
     def _next_column(self) -> torch.Tensor:
         """Column of the position after each row's last byte, `[batch, 1]`."""

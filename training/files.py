@@ -1,7 +1,10 @@
-"""Writing results so that a reader never sees half a file."""
+"""Writing results so that a reader never sees half of one: written aside, then renamed."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -18,3 +21,56 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     except BaseException:
         os.unlink(partial)
         raise
+
+
+@contextmanager
+def appearing_folder(output: str | Path) -> Iterator[Path]:
+    """A new folder to fill: it takes the place of `output` when the block ends, and vanishes if the block fails.
+
+    An earlier `output` stays until then, and if the renaming fails too; callers decide first whether it may go.
+    """
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+        complete = Path(scratch) / "complete"
+        complete.mkdir()
+        yield complete
+        publish(complete, output)
+
+
+def publish(written: Path, final: Path) -> None:
+    """Makes a written folder appear as `final`, its neighbour, once all of it is on disk; replaces an earlier one."""
+    sync_folder(written)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    replaced = written.with_name(f"{written.name}-replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    earlier = final.exists()
+    if earlier:
+        final.rename(replaced)
+    try:
+        written.rename(final)
+    except OSError:
+        if earlier:
+            replaced.rename(final)
+        raise
+    for parent in {final.parent, written.parent}:
+        _sync(parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when every file and name below `folder` is on disk."""
+    for path, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            file = Path(path, name)
+            if not file.is_symlink():  # a relative one may point to its file only once the folder is in place
+                _sync(file)
+        _sync(Path(path))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

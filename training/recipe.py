@@ -1,17 +1,41 @@
-"""Recipes: one YAML file says everything about a training run."""
+"""Recipes: one YAML file says everything about a training run, and is checked before any work."""
 
+import inspect
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
+from transformers import TrainingArguments
 
-REQUIRED = ("seed", "data", "output", "sequence_length", "model", "patcher", "optimizer", "trainer")
+from modeling_fblt import FBLTConfig
+from training.optimizers import build_optimizer
+
+EXAMPLE = "see training/recipes/demo.yaml for all sections"
+REQUIRED = ("seed", "data", "output", "sequence_length", "optimizer", "trainer")
+FRESH = ("model", "patcher")  # required unless `init_from` names weights to start from; no patcher, no `patcher`
+OPTIONAL = ("max_bytes", "attn_implementation", "init_from", "evaluation_drafts")
+PATCHER = ("output", "sequence_length", "mean_patch_length", "optimizer", "trainer")
+# What a run may change about saved weights: how they are trained, not what they are.
+OBJECTIVE = (
+    "diffusion_loss_weight",
+    "diffusion_t_min",
+    "corruption",
+    "draft_fraction",
+    "block_fraction",
+    "random_anchor_fraction",
+    "distillation",
+)
+GIVEN_BY_RECIPE = {"output_dir": "output", "seed": "seed", "prediction_loss_only": None, "resume_from_checkpoint": None}
 
 
 def load_recipe(path: str | Path) -> dict:
-    """Reads a recipe.
+    """Reads and checks a recipe.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or sections missing; the message names them.
+        FileNotFoundError: no such file.
+        ValueError: sections missing, or keys that nothing reads; the message names them.
     """
     path = Path(path)
     if not path.is_file():
@@ -19,7 +43,69 @@ def load_recipe(path: str | Path) -> dict:
             f"`recipe` {str(path)!r} does not exist: give a YAML file such as training/recipes/demo.yaml."
         )
     recipe = yaml.safe_load(path.read_text())
-    missing = [key for key in REQUIRED if key not in (recipe or {})]
-    if missing:
-        raise ValueError(f"`recipe` {str(path)!r} lacks {missing}: see training/recipes/demo.yaml for all sections.")
+    check_recipe(recipe, str(path))
     return recipe
+
+
+def check_recipe(recipe: Any, name: str) -> None:
+    """Checks the sections and keys of a recipe read from `name`; see [`load_recipe`]."""
+    if not isinstance(recipe, dict):
+        raise ValueError(f"`recipe` {name!r} holds no mapping of sections: {EXAMPLE}.")
+    required = REQUIRED if "init_from" in recipe else REQUIRED + FRESH
+    if (recipe.get("model") or {}).get("patching_mode", "entropy") != "entropy":
+        required = tuple(key for key in required if key != "patcher")
+    missing = [key for key in required if key not in recipe]
+    if missing:
+        raise ValueError(f"`recipe` {name!r} lacks {missing}: {EXAMPLE}.")
+    _refuse_unknown(recipe, (*REQUIRED, *FRESH, *OPTIONAL), name, "")
+    for section in ("optimizer", "trainer", *(key for key in FRESH if key in recipe)):
+        if not isinstance(recipe[section], dict):
+            raise ValueError(
+                f"`recipe` {name!r}: section {section!r} is {recipe[section]!r}, not a mapping: {EXAMPLE}."
+            )
+    _check_run(recipe, name, "")
+    if "patcher" in recipe:
+        _refuse_unknown(recipe["patcher"], PATCHER, name, "patcher.")
+        _check_run(recipe["patcher"], name, "patcher.")
+    if "model" in recipe:
+        _check_model(recipe["model"], name)
+
+
+def _check_run(section: dict, name: str, prefix: str) -> None:
+    """Checks an optimizer and a trainer section against what takes them."""
+    settings = tuple(inspect.signature(build_optimizer).parameters)[1:]
+    _refuse_unknown(section.get("optimizer", {}), settings, name, f"{prefix}optimizer.")
+    trainer = section.get("trainer", {})
+    for key, place in GIVEN_BY_RECIPE.items():
+        if key in trainer:
+            remedy = f"give the recipe's `{place}` instead" if place else "it is set by the run"
+            raise ValueError(f"`recipe` {name!r}: `{prefix}trainer.{key}` cannot be set: {remedy}.")
+    _refuse_unknown(trainer, [f.name for f in fields(TrainingArguments) if f.init], name, f"{prefix}trainer.")
+
+
+def _check_model(model: dict, name: str) -> None:
+    if "patching_threshold" in model:
+        raise ValueError(
+            f"`recipe` {name!r}: `model.patching_threshold` cannot be set: give `patcher.mean_patch_length`, for which "
+            "`python -m training.train_patcher` finds the threshold."
+        )
+    _refuse_unknown(model, _config_fields(FBLTConfig), name, "model.")
+    for part, config in FBLTConfig.sub_configs.items():
+        if part in model:
+            _refuse_unknown(model[part], _config_fields(config), name, f"model.{part}.")
+
+
+def _config_fields(config: type) -> set[str]:
+    """Fields that a config class declares itself or takes from this package's classes, not from transformers' base."""
+    own = set().union(
+        *(inspect.get_annotations(parent) for parent in config.__mro__ if parent.__module__ == FBLTConfig.__module__)
+    )
+    return own & {field.name for field in fields(config)}
+
+
+def _refuse_unknown(section: dict, known: Iterable[str], name: str, prefix: str) -> None:
+    unknown = sorted(set(section) - set(known))
+    if unknown:
+        raise ValueError(
+            f"`recipe` {name!r} has unknown keys {[prefix + key for key in unknown]}: known here are {sorted(known)}."
+        )

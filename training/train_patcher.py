@@ -19,10 +19,8 @@ from datasets import Dataset, load_from_disk
 from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_fblt import FBLTConfig
-from modeling_fblt.attention_fblt import SquareContext
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
-from modeling_fblt.masks_fblt import windowed_causal
-from modeling_fblt.networks_fblt import FBLTPatcher
+from modeling_fblt.networks_fblt import FBLTPatcher, local_context
 from modeling_fblt.patching_fblt import (
     PatchingState,
     document_starts,
@@ -30,6 +28,7 @@ from modeling_fblt.patching_fblt import (
     is_separator,
     patch_starts,
 )
+from modeling_fblt.rows_fblt import Chunk
 from training.optimizers import build_optimizer
 from training.recipe import load_recipe
 from training.sequences import collate, limit_sources, pack
@@ -37,12 +36,16 @@ from training.sequences import collate, limit_sources, pack
 
 def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `[batch, n, vocab - 1]` of whole rows, and where each position's document begins `[batch, n + 1]`."""
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    zero = torch.zeros(ids.shape[0], dtype=torch.long, device=ids.device)
-    document = document_starts(is_separator(ids, eos_token_id), zero, zero)
-    window = patcher.config.sliding_window
-    mask = windowed_causal(positions[:, :, None], positions[:, None, :], document[:, :-1, None], window)
-    return patcher(ids, positions, SquareContext(mask)), document
+    batch, n = ids.shape
+    zero = torch.zeros(batch, dtype=torch.long, device=ids.device)
+    chunk = Chunk(
+        ids=ids,
+        lengths=zero + n,
+        position=zero,
+        positions=torch.arange(n, device=ids.device).expand_as(ids),
+        document_start=document_starts(is_separator(ids, eos_token_id), zero, zero),
+    )
+    return patcher(ids, chunk.positions, local_context(patcher.config, None, chunk)), chunk.document_start
 
 
 class PatcherTrainer(Trainer):

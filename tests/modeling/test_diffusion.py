@@ -1,16 +1,15 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""The block objective: what a block may see, that drafting sees the same, and the loss against loops. In float64."""
+"""Blocks: what one may see, that drafting sees the same, where they stand and how they are corrupted. In float64."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
 
 from modeling_fblt.cache_fblt import FBLTCache
-from modeling_fblt.configuration_fblt import MASK_ID
-from modeling_fblt.diffusion_fblt import Blocks, block_loss, build_blocks
-from modeling_fblt.steps_fblt import draft_block, feed
+from modeling_fblt.configuration_fblt import CORRUPTIONS, MASK_ID
+from modeling_fblt.diffusion_fblt import Blocks, block_loss, build_blocks, draw_masks
+from modeling_fblt.steps_fblt import Block, draft_block, feed
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
 CLOSE = {"atol": 1e-9, "rtol": 0}
@@ -50,7 +49,9 @@ def states_of(model, ids: torch.Tensor, blocks: Blocks) -> tuple[torch.Tensor, t
     """Decoder states of clean bytes and of blocks in the training layout."""
     chunk = segmented(model, ids)
     states = model.model.encode(chunk)
-    return model.model.decode_with_blocks(chunk, states, model.model.compress(chunk, states), blocks)
+    clean, drafted = model.model.decode_with_blocks(chunk, states, model.model.compress(chunk, states), blocks)
+    whole = drafted.new_zeros(*blocks.present.shape, drafted.shape[-1])
+    return clean, whole.index_put((blocks.present,), drafted)
 
 
 def every_block(blocks: Blocks):
@@ -120,7 +121,8 @@ def test_the_training_layout_equals_cached_drafting(model):
     for row, block, anchor, size in every_block(blocks):
         cache = FBLTCache(model.config, 1)
         feed(model.model, ids[row : row + 1, :anchor], torch.tensor([anchor]), cache)
-        cached = draft_block(model.model, blocks.input_ids[row : row + 1, block, :size], cache)
+        alone = Block(blocks.input_ids[row : row + 1, block, :size], torch.tensor([anchor]))
+        cached = draft_block(model.model, alone, cache)
         torch.testing.assert_close(cached[0], drafted[row, block, :size], **CLOSE)
         compared += size
     assert compared > 60
@@ -138,16 +140,17 @@ def test_a_block_drafted_while_its_prefix_is_fed_is_the_same(model):
         half = anchors // torch.tensor([2, 3])
         feed(model.model, ids, half, cache)
         rest = half[:, None] + torch.arange(int((anchors - half).max()))
-        fed = feed(model.model, ids.gather(1, rest), anchors - half, cache, block_ids=blocks.input_ids[:, block])
-        torch.testing.assert_close(fed.block, drafted[:, block], **CLOSE)
-        again = draft_block(model.model, blocks.input_ids[:, block], cache)
+        both = Block(blocks.input_ids[:, block], anchors)
+        fed = feed(model.model, ids.gather(1, rest), anchors - half, cache, place_block=lambda *_, both=both: both)
+        torch.testing.assert_close(fed.block_hidden, drafted[:, block], **CLOSE)
+        again = draft_block(model.model, both, cache)
         torch.testing.assert_close(again, drafted[:, block], **CLOSE)
 
 
 # --- blocks ---
 
 
-@pytest.mark.parametrize("corruption", ["uniform", "draft"])
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_blocks_stand_at_patch_starts_and_end_with_their_document(corruption):
     model = tiny_model(corruption=corruption)
     ids, lengths = packed_rows(), torch.tensor([44, 31])
@@ -178,21 +181,37 @@ def test_random_anchors_stand_anywhere_but_at_the_first_byte_of_a_document():
     assert seen == {(row, p) for row in range(2) for p in range(44) if document[row, p] != p}
 
 
-def test_uniform_corruption_draws_one_t_per_row():
-    model = tiny_model(corruption="uniform", boundary_share=0.9, diffusion_t_min=0.2)
-    ids, drawn = random_rows(3, 600), []
-    for seed in range(20):
+def weights_and_shares(corruption: str, times: str) -> tuple[list[float], list[float]]:
+    """Of every row or block of some batches: the one masking probability that its weights state, and how far the
+    share of masked bytes lies from it, in standard errors.
+    """
+    model = tiny_model(corruption=corruption, boundary_share=0.9, diffusion_t_min=0.2)
+    ids, drawn, errors = random_rows(3, 600), [], []
+    for seed in range(20 if times == "row" else 1):
         blocks = blocks_of(model, ids, seed=seed)
-        for row in range(3):
-            (weight,) = blocks.weight[row].unique().tolist()
-            drawn.append(1 / weight)
-            share = float(blocks.masked[row][blocks.present[row]].double().mean())
-            assert share == pytest.approx(1 / weight, abs=0.06)
-    assert min(drawn) >= 0.2 and min(drawn) < 0.35 and max(drawn) > 0.85
+        whole = [(row, block) for row, block, _, size in every_block(blocks) if size == BLOCK]
+        for unit in range(3) if times == "row" else whole:
+            (weight,) = blocks.weight[unit].unique().tolist()
+            masked = blocks.masked[unit][blocks.present[unit]].double()
+            t = 1 / weight
+            drawn.append(t)
+            errors.append(float(masked.mean() - t) / (t * (1 - t) / len(masked)) ** 0.5)
+    return drawn, errors
 
 
-def test_draft_corruption_keeps_a_short_prefix_and_weighs_it_as_1():
-    model = tiny_model(corruption="draft", boundary_share=0.9, draft_fraction=1.0)
+@pytest.mark.parametrize(("corruption", "times"), [("uniform", "row"), ("per_block", "block")])
+def test_masking_probabilities_are_drawn_per_row_or_per_block(corruption, times):
+    drawn, errors = weights_and_shares(corruption, times)
+    t = torch.tensor(drawn)
+    assert t.min() >= 0.2 and t.min() < 0.35 and t.max() > 0.85 and len(t.unique()) > 0.99 * len(t)
+    # Standardised shares of masked bytes have mean 0 and variance 1.
+    z = torch.tensor(errors)
+    assert abs(z.mean()) < 5 / len(z) ** 0.5 and z.square().mean() == pytest.approx(1, abs=0.6)
+
+
+@pytest.mark.parametrize("settings", [{"corruption": "prefix"}, {"corruption": "draft", "draft_fraction": 1.0}])
+def test_prefixes_stay_known_and_the_rest_weighs_1(settings):
+    model = tiny_model(boundary_share=0.9, **settings)
     blocks = blocks_of(model, random_rows(3, 600))
     whole = blocks.masked[blocks.present.all(-1)]
     known = (~whole).sum(-1)
@@ -200,6 +219,22 @@ def test_draft_corruption_keeps_a_short_prefix_and_weighs_it_as_1():
     shares = [float((known == k).double().mean()) for k in (0, 1)]
     assert shares == pytest.approx([0.4, 0.4], abs=0.05) and set(known.tolist()) == {0, 1, 2, 3, 4}
     assert (blocks.weight == 1).all()
+
+
+def test_blocks_of_two_bytes_always_have_one_to_predict():
+    masked, _ = draw_masks(torch.Size([4, 100, 2]), "prefix", 1e-3, 0.5, torch.device("cpu"))
+    assert masked.any(-1).all()
+
+
+def test_drafts_are_a_mixture_of_prefixes_and_blocks_with_their_own_probability():
+    model = tiny_model(corruption="draft", boundary_share=0.9, draft_fraction=0.7, diffusion_t_min=0.2)
+    blocks = blocks_of(model, random_rows(3, 600))
+    prefix = (blocks.weight == 1).all(-1)
+    whole = blocks.present.all(-1)
+    assert float(prefix[whole].double().mean()) == pytest.approx(0.7, abs=0.04)
+    after = blocks.masked[whole & prefix]
+    assert torch.equal(after, torch.arange(BLOCK) >= (~after).sum(-1)[:, None])
+    assert len(blocks.weight[whole & ~prefix][:, 0].unique()) == int((whole & ~prefix).sum())
 
 
 def test_a_share_of_the_blocks_weighs_as_all_of_them():
@@ -211,71 +246,6 @@ def test_a_share_of_the_blocks_weighs_as_all_of_them():
 
 
 # --- the loss ---
-
-
-def naive_losses(model, row: torch.Tensor, labels: list[int], blocks: Blocks, index: int) -> tuple[float, float]:
-    """Summed next-byte and block loss of one row without padding, one byte and one block at a time."""
-    log_p = torch.log_softmax(model(row[None], use_cache=False).logits[0], -1)
-    clean = -sum(float(log_p[i, labels[i + 1]]) for i in range(len(row) - 1) if labels[i + 1] != -100)
-    drafted, share = 0.0, model.config.distillation
-    for at, block, anchor, size in every_block(blocks):
-        if at != index:
-            continue
-        cache = FBLTCache(model.config, 1)
-        feed(model.model, row[None, :anchor], torch.tensor([anchor]), cache)
-        hidden = draft_block(model.model, blocks.input_ids[index : index + 1, block, :size], cache)
-        log_q = torch.log_softmax(model.byte_logits(hidden[0]), -1)
-        for offset in range(size):
-            position = anchor + offset
-            if blocks.input_ids[index, block, offset] != MASK_ID:
-                continue
-            assert labels[position] != -100
-            teacher = log_p[position - 1, :MASK_ID]
-            divergence = float((teacher.exp() * (teacher - log_q[offset, :MASK_ID])).sum())
-            surprise = -float(log_q[offset, row[position]])
-            weight = float(blocks.weight[index, block, offset])
-            drafted += weight * ((1 - share) * surprise + share * divergence)
-    return clean, drafted
-
-
-@pytest.mark.parametrize("count", [None, 1000])
-@pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize(
-    ("corruption", "distillation"), [("uniform", 0.0), ("uniform", 1.0), ("draft", 0.0), ("draft", 0.4)]
-)
-def test_the_two_term_loss_equals_loops_over_bytes_and_blocks(corruption, distillation, padding, count):
-    model = tiny_model(corruption=corruption, distillation=distillation, diffusion_loss_weight=0.7, diffusion_t_min=0.1)
-    rows = [packed_row(9, 18, seed=3)[0], random_rows(1, 15, seed=4)[0]]
-    wanted = [row.tolist() for row in rows]
-    wanted[0][5:8] = [-100] * 3  # a prompt in the middle, and one at the beginning
-    wanted[1][:6] = [-100] * 6
-
-    width = 27
-    ids, mask, labels = torch.zeros(2, width).long(), torch.zeros(2, width).long(), torch.full((2, width), -100)
-    for i, row in enumerate(rows):
-        real = slice(width - len(row), None) if padding == "left" else slice(len(row))
-        ids[i, real], mask[i, real], labels[i, real] = row, 1, torch.tensor(wanted[i])
-
-    torch.manual_seed(7)
-    output = model.train()(
-        ids, attention_mask=mask, labels=labels, **({} if count is None else {"num_items_in_batch": count})
-    )
-    model.eval().requires_grad_(False)
-    right = torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
-    targets = torch.full((2, width), -100)
-    for i, known in enumerate(wanted):
-        targets[i, : len(known) - 1] = torch.tensor(known[1:])
-    lengths = torch.tensor([len(row) for row in rows])
-    chunk = segmented(model, right, lengths)
-    torch.manual_seed(7)
-    blocks = build_blocks(right, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], lengths, model.config)
-    losses = [naive_losses(model, row, wanted[i], blocks, i) for i, row in enumerate(rows)]
-    divisor = count or int((targets != -100).sum())
-    clean, drafted = (sum(term) / divisor for term in zip(*losses, strict=True))
-    assert float(output.next_byte_loss) == pytest.approx(clean, rel=1e-9)
-    assert float(output.diffusion_loss) == pytest.approx(drafted, rel=1e-9)
-    assert output.loss.item() == pytest.approx(clean + 0.7 * drafted, rel=1e-9)
-    assert drafted > 0 and math.isfinite(drafted)
 
 
 def test_the_teacher_gets_no_gradient():

@@ -4,9 +4,16 @@
 import pytest
 import torch
 
-from modeling_fblt.attention_fblt import BlockTrainingContext, SquareContext, TiledContext
-from modeling_fblt.masks_fblt import training_square, windowed_causal
+from modeling_fblt.attention_fblt import (
+    SHORTEST_TILE,
+    BlockTrainingContext,
+    SquareContext,
+    TiledContext,
+    TrainingLayout,
+)
+from modeling_fblt.masks_fblt import training_layout, training_square, windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
+from tests.modeling.layouts import flat_square, random_document_starts, random_layout
 from tests.modeling.tiny import DECODER_WINDOW, tiny_config
 
 # 12 bytes, a document end after byte 6, a window of 4; blocks of 3 at bytes 2, 5 and 9. The second block's last byte
@@ -48,50 +55,58 @@ def test_the_training_mask_is_the_one_drawn_by_hand():
     assert torch.equal(mask[0], expected)
 
 
-def random_document_starts(batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
-    """`[batch, length]`; a document begins at about every twelfth byte."""
-    begins = torch.rand(batch, length, generator=generator) < 1 / 12
-    return torch.where(begins, torch.arange(length), 0).cummax(1).values
+# Windows of one tile, of several, and of a number that is no multiple of its tiles.
+WINDOWS = [DECODER_WINDOW, 2 * SHORTEST_TILE, 2 * SHORTEST_TILE + 5, 4 * SHORTEST_TILE + 6]
 
 
-@pytest.mark.parametrize("length", [1, DECODER_WINDOW, 2 * DECODER_WINDOW + 1, 47])
-def test_tiles_equal_the_dense_square(length):
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("length", [1, DECODER_WINDOW, 2 * DECODER_WINDOW + 1, 301])
+def test_tiles_equal_the_dense_square(length, window):
     torch.manual_seed(length)
     document = random_document_starts(2, length, torch.Generator().manual_seed(length))
     position = torch.arange(length)
-    dense = SquareContext(windowed_causal(position[:, None], position, document[..., None], DECODER_WINDOW))
+    dense = SquareContext(windowed_causal(position[:, None], position, document[..., None], window))
     decoder = FBLTDecoder(tiny_config().decoder_config).double().eval()
     hidden, positions = torch.randn(2, length, 32).double(), position.expand(2, -1)
     latents = torch.randn(2, 3, 32).double()
     index = torch.randint(0, 3, (2, length))
     arguments = (hidden, latents, index, positions)
-    tiled = decoder(*arguments, TiledContext(document, DECODER_WINDOW))
+    tiled = decoder(*arguments, TiledContext(document, window))
     torch.testing.assert_close(tiled, decoder(*arguments, dense), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("length", [9, 3 * DECODER_WINDOW, 47])
+@pytest.mark.parametrize(
+    ("length", "window"), [(1, 10), (9, 10), (30, 10), (47, 10), *((150, window) for window in WINDOWS[1:])]
+)
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_tiled_blocks_equal_the_dense_training_square(length, implementation):
+def test_tiled_blocks_equal_the_dense_training_square(length, window, implementation):
     torch.manual_seed(length)
-    generator = torch.Generator().manual_seed(length)
-    batch, blocks, size, window = 2, 7, 4, DECODER_WINDOW
-    document = random_document_starts(batch, length, generator)
-    anchors = torch.randint(1, length, (batch, blocks), generator=generator).sort(1).values
-    position = anchors[..., None] + torch.arange(size)
-    ends_at = document.gather(1, position.clamp(max=length - 1).flatten(1)).view_as(position)
-    present = (position < length) & (ends_at == document.gather(1, anchors)[..., None])
-    present[1, -2:] = False  # blocks that only pad the batch
-    mask = training_square(length, anchors, present, document, window)
+    # Many blocks and few: tiles that hold several groups of them, and tiles that hold none.
+    for blocks in (2, 7, 40):
+        document, anchors, present, position = random_layout(2, length, blocks, size=4, seed=length + blocks)
+        mask = flat_square(training_square(length, anchors, present, document, window), present, length)
+        config = tiny_config().decoder_config
+        config._attn_implementation = implementation
+        decoder = FBLTDecoder(config).double().eval()
+        total = len(position)
+        hidden, latents = torch.randn(1, total, 32).double(), torch.randn(1, 3, 32).double()
+        arguments = (hidden, latents, torch.randint(0, 3, (1, total)), position[None])
+        tiled = decoder(*arguments, BlockTrainingContext(document, window, anchors, present))
+        dense = decoder(*arguments, SquareContext(mask[None]))
+        torch.testing.assert_close(tiled, dense, atol=1e-12, rtol=0)
 
-    config = tiny_config().decoder_config
-    config._attn_implementation = implementation
-    decoder = FBLTDecoder(config).double().eval()
-    total = length + blocks * size
-    hidden, latents = torch.randn(batch, total, 32).double(), torch.randn(batch, 3, 32).double()
-    positions = torch.cat([torch.arange(length).expand(batch, -1), position.flatten(1)], dim=1)
-    arguments = (hidden, latents, torch.randint(0, 3, (batch, total)), positions)
-    tiled = decoder(*arguments, BlockTrainingContext(document, window, anchors, present))
-    dense = decoder(*arguments, SquareContext(mask))
-    real = torch.cat([torch.ones(batch, length, dtype=torch.bool), present.flatten(1)], dim=1)
-    torch.testing.assert_close(tiled[real], dense[real], atol=1e-12, rtol=0)
-    assert tiled.isfinite().all()
+
+def test_the_rule_of_flat_layouts_equals_the_training_square():
+    document, anchors, present, _ = random_layout(2, 47, 20, size=4, seed=0)
+    layout = TrainingLayout.of(document, anchors, present)
+    rule = training_layout(
+        layout.position[:, None],
+        layout.position,
+        layout.anchor[:, None],
+        layout.document_start[:, None],
+        layout.block[:, None],
+        layout.block,
+        DECODER_WINDOW,
+    )
+    square = training_square(47, anchors, present, document, DECODER_WINDOW)
+    assert torch.equal(rule, flat_square(square, present, 47))

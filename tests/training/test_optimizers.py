@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import get_scheduler
 
 from modeling_fblt import FBLTForCausalLM
 from tests.modeling.tiny import tiny_config
@@ -61,3 +62,29 @@ def test_a_restored_optimizer_steps_as_the_saved_one():
 def test_an_unknown_optimizer_is_refused_by_name():
     with pytest.raises(ValueError, match="sgd"):
         build_optimizer(model(), "sgd")
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("schedule", "settings", "shares"),
+    [
+        # Shares of the full rate after 0, 5, 10, 55, 100 of 100 steps, the first ten of them warm-up.
+        ("cosine", {}, [0, 0.5, 1, 0.5, 0]),
+        (
+            "warmup_stable_decay",
+            {"num_decay_steps": 20, "decay_type": "linear", "min_lr_ratio": 0.0},
+            [0, 0.5, 1, 1, 0],
+        ),
+    ],
+)
+def test_the_trainers_schedules_move_every_group(name, schedule, settings, shares):
+    optimizer = build_optimizer(model(), name)
+    full = [group["lr"] for group in optimizer.param_groups]
+    scheduler = get_scheduler(schedule, optimizer, 10, 100, scheduler_specific_kwargs=settings)
+    found = {}
+    for step in range(101):
+        found[step] = [group["lr"] / rate for group, rate in zip(optimizer.param_groups, full, strict=True)]
+        optimizer.step()
+        scheduler.step()
+    for step, share in zip((0, 5, 10, 55, 100), shares, strict=True):
+        assert found[step] == pytest.approx([share] * len(full), abs=1e-9)

@@ -1,0 +1,134 @@
+"""Two processes train as one with the doubled batch does.
+
+Which bytes of a block are masked is random and drawn by each process for itself. To compare, blocks are masked whole:
+`diffusion_t_min` next to 1 masks every byte with weight 1, up to 1e-6. All else is what users launch.
+"""
+
+import fnmatch
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from modeling_fblt import FBLTConfig, FBLTForCausalLM, FBLTModel
+from tests.training.runs import MODEL, losses, write_instructions, write_recipe
+from training.recipe import load_recipe
+from training.run import build_trainer, run, training_arguments
+from training.sharded import is_sharded, load_sharded_model, load_sharded_optimizer
+
+ROOT = Path(__file__).parents[2]
+WHOLE_BLOCKS = {"diffusion_t_min": 1 - 1e-6}
+TRAINER = {"max_steps": 3, "save_steps": 1, "lr_scheduler_type": "constant"}
+# Gradients are compared as the optimizer's state has them after one step: AdamW's first moment, Muon's momentum.
+SAME = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def launch(config: str, *recipes: Path) -> None:
+    command = ["accelerate.commands.launch", "--config_file", f"training/accelerate/{config}.yaml"]
+    port = ["--main_process_port", "0"]
+    subprocess.run(
+        [sys.executable, "-m", *command, *port, "-m", "tests.training.launched", *map(str, recipes)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+
+
+def recipes(folder: Path, name: str, batch: int) -> dict[str, Path]:
+    """The same runs for one process or, with half the batch, for two."""
+    if not (folder / "prompts").exists():
+        write_instructions(folder / "prompts")
+    trainer = {**TRAINER, "per_device_train_batch_size": batch}
+    adamw, muon = ({"name": optimizer, "learning_rate": 1e-3} for optimizer in ("adamw", "muon"))
+    runs = {
+        # The frozen patcher is no unused parameter: gradients need no search for such.
+        "adamw": {"model": WHOLE_BLOCKS, "optimizer": adamw, "trainer": {"ddp_find_unused_parameters": False}},
+        "muon": {"model": WHOLE_BLOCKS, "optimizer": muon},
+        "no-blocks": {"model": {"block_size": None}, "optimizer": adamw},
+        # Rows with different numbers of target bytes: losses are averaged over those of both processes.
+        "prompts": {"model": WHOLE_BLOCKS, "optimizer": adamw, "data": str(folder / "prompts")},
+    }
+    for changes in runs.values():
+        changes["trainer"] = trainer | changes.get("trainer", {})
+    return {run: write_recipe(folder, f"{name}-{run}", **changes) for run, changes in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Runs of one process."""
+    folder = tmp_path_factory.mktemp("distributed")
+    for recipe in recipes(folder, "one", 4).values():
+        run(load_recipe(recipe))
+    return folder
+
+
+def assert_same_logs(one: Path, two: Path) -> None:
+    expected, found = losses(one), losses(two)
+    assert expected.keys() == found.keys()
+    for step, entry in expected.items():
+        # Muon makes its updates in bfloat16, where the order of a sum shows, so only its first step is as exact.
+        tolerance = 1e-3 if "muon" in one.name and step > 1 else 1e-5
+        assert found[step] == pytest.approx(entry, rel=tolerance), step
+
+
+@pytest.mark.slow
+def test_ddp_over_two_processes_trains_as_one_process_with_the_doubled_batch(folder):
+    runs = recipes(folder, "ddp", 2)
+    launch("ddp_cpu", *runs.values())
+    for name in runs:
+        one, two = folder / f"one-{name}", folder / f"ddp-{name}"
+        assert_same_logs(one, two)
+        numbers = [torch.load(two / f"checkpoint-1/rng_state_{i}.pth", weights_only=False)["cpu"] for i in range(2)]
+        assert not torch.equal(*numbers)  # two processes, whose blocks are corrupted independently
+        first, second = (torch.load(run / "checkpoint-1/optimizer.pt", weights_only=True) for run in (one, two))
+        torch.testing.assert_close(first, second, **SAME)
+
+
+def test_fsdp1_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(ValueError, match="fsdp_version"):
+        training_arguments(load_recipe(write_recipe(tmp_path, "old")))
+
+
+def test_the_fsdp_plan_of_the_config_names_modules_of_the_model():
+    names = [name for name, _ in FBLTModel(FBLTConfig(**MODEL)).named_modules()]
+    for pattern in FBLTConfig.base_model_fsdp_plan:
+        assert fnmatch.filter(names, pattern), pattern
+
+
+@pytest.mark.slow
+def test_fsdp2_over_two_processes_trains_as_one_process_and_its_checkpoint_resumes_in_one(folder):
+    runs = recipes(folder, "fsdp", 2)
+    shorter = []
+    for name in ("adamw", "muon"):  # these stop after two steps and go on from there, sharded
+        recipe = yaml.safe_load(runs[name].read_text())
+        recipe["trainer"]["max_steps"] = 2
+        shorter.append(folder / f"shorter-{name}.yaml")
+        shorter[-1].write_text(yaml.safe_dump(recipe))
+    launch("fsdp2_cpu", *shorter, *runs.values())
+    for name, recipe in runs.items():
+        one, two = folder / f"one-{name}", folder / f"fsdp-{name}"
+        assert_same_logs(one, two)
+        assert is_sharded(two / "checkpoint-1")
+        trainer = build_trainer(load_recipe(recipe))
+        trainer.create_optimizer_and_scheduler(1)
+        load_sharded_optimizer(trainer.model, trainer.optimizer, two / "checkpoint-1")
+        expected = torch.load(one / "checkpoint-1/optimizer.pt", weights_only=True)
+        torch.testing.assert_close(trainer.optimizer.state_dict(), expected, **SAME)
+        load_sharded_model(trainer.model, two / "checkpoint-3")
+        final = FBLTForCausalLM.from_pretrained(two / "final")
+        assert final.config.architectures == ["FBLTForCausalLM"]
+        torch.testing.assert_close(final.state_dict(), trainer.model.state_dict(), rtol=0, atol=0)
+
+        longer = {**TRAINER, "max_steps": 5, "per_device_train_batch_size": 4}
+        for output in (one, two):
+            continued = load_recipe(recipe)
+            continued["trainer"] |= longer
+            continued["output"] = str(output)
+            run(continued)
+        assert_same_logs(one, two)

@@ -1,0 +1,182 @@
+"""A run that was killed, whenever that was, goes on as if nothing had happened."""
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.runs import losses, write_recipe
+from training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
+from training.recipe import load_recipe
+from training.run import run
+from training.train import main
+
+# A long local run: FBLT_KILLS=100 python -m pytest tests/training/test_resume.py -k killed -s
+KILLS = int(os.environ.get("FBLT_KILLS", "3"))
+KILLS_PER_RUN = 10
+
+
+@pytest.fixture(scope="module")
+def context():
+    """Starts real processes that have imported what they need already, computing with one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        found = multiprocessing.get_context("forkserver")
+        found.set_forkserver_preload(["training.train"])
+        yield found
+
+
+def start(context, recipe: Path):
+    process = context.Process(target=main, args=([str(recipe)],))
+    process.start()
+    return process
+
+
+def finish(context, recipe: Path) -> float:
+    """Runs a recipe to its end; returns the seconds it took."""
+    began = time.monotonic()
+    process = start(context, recipe)
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - began
+
+
+def unfinished(output: Path) -> bool:
+    """Whether a checkpoint is being written right now."""
+    try:
+        return any((output / UNFINISHED).iterdir())
+    except FileNotFoundError:  # not there yet, or gone while it was read
+        return False
+
+
+def kill_somewhere(process, output: Path, seconds: float, chance: random.Random) -> str | None:
+    """Kills a process, half of the time while it writes a checkpoint; says when, None if it ended before."""
+    if chance.random() < 0.5:
+        for _ in range(chance.randrange(1, 4)):  # the first checkpoint that it writes, or the second, ...
+            while process.is_alive() and not unfinished(output):
+                time.sleep(0.0005)
+            time.sleep(chance.uniform(0, 0.1))
+    else:
+        process.join(chance.uniform(0, seconds))
+    process.kill()
+    process.join()
+    if process.exitcode == 0:
+        return None
+    if unfinished(output):
+        return "writing"
+    return "training" if any(output.glob("checkpoint-*")) else "starting"
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path):
+    trainer = {
+        "max_steps": 9,  # more than two epochs
+        "gradient_accumulation_steps": 2,
+        "save_steps": 1,
+        "save_total_limit": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 2,
+        "bf16": True,
+    }
+    whole = tmp_path / "whole"
+    seconds = finish(context, write_recipe(tmp_path, "whole", trainer=trainer))
+    chance, moments = random.Random(0), []
+    while len(moments) < KILLS:
+        output = tmp_path / f"killed-{len(moments)}"
+        recipe = write_recipe(tmp_path, output.name, trainer=trainer)
+        for _ in range(min(KILLS_PER_RUN, KILLS - len(moments))):
+            moment = kill_somewhere(start(context, recipe), output, seconds, chance)
+            if moment is None:
+                break
+            moments.append(moment)
+        finish(context, recipe)
+        assert losses(output) == losses(whole)
+        for file in ("final/model.safetensors", "checkpoint-9/model.safetensors"):
+            assert (output / file).read_bytes() == (whole / file).read_bytes()
+        torch.testing.assert_close(
+            torch.load(output / "checkpoint-9/optimizer.pt", weights_only=True),
+            torch.load(whole / "checkpoint-9/optimizer.pt", weights_only=True),
+            rtol=0,
+            atol=0,
+        )
+        assert not (output / UNFINISHED).exists()
+    print(f"{len(moments)} kills: { ({name: moments.count(name) for name in sorted(set(moments))}) }")
+
+
+def test_logs_of_a_resumed_run_count_the_steps_before_the_interruption(tmp_path):
+    trainer = {"logging_steps": 3, "save_steps": 2, "lr_scheduler_type": "constant"}
+    run(load_recipe(write_recipe(tmp_path, "whole", trainer={**trainer, "max_steps": 6})))
+    for steps in (2, 6):
+        run(load_recipe(write_recipe(tmp_path, "broken", trainer={**trainer, "max_steps": steps})))
+    assert list(losses(tmp_path / "broken")) == [3, 6]
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_a_finished_run_started_again_trains_no_further(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, "done", trainer={"max_steps": 2, "save_steps": 1}))
+    run(recipe)
+    before = (tmp_path / "done/final/model.safetensors").read_bytes()
+    run(recipe)
+    assert newest_checkpoint(tmp_path / "done").name == "checkpoint-2"
+    assert (tmp_path / "done/final/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_second_process_in_the_same_output_is_refused(context, tmp_path):
+    recipe = write_recipe(tmp_path, "taken")
+    with alone_in(tmp_path / "taken"):
+        process = start(context, recipe)
+        process.join()
+    assert process.exitcode == 1
+    assert not (tmp_path / "taken/rows").exists()
+
+
+def test_evaluations_change_nothing_in_training(tmp_path):
+    run(load_recipe(write_recipe(tmp_path, "without")))
+    run(load_recipe(write_recipe(tmp_path, "with", trainer={"eval_strategy": "steps", "eval_steps": 1})))
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+
+
+def checkpoint(folder: Path, files: tuple[str, ...] = ("model.safetensors", "trainer_state.json")) -> Path:
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_checkpoints_cut_short_are_passed_over_and_cleaned_up(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    checkpoint(tmp_path / "checkpoint-9")
+    newest = checkpoint(tmp_path / "checkpoint-10")
+    (checkpoint(tmp_path / "checkpoint-11") / "trainer_state.json").write_text('{"epoch": 0.')
+    checkpoint(tmp_path / "checkpoint-12", ("model.safetensors",))
+    checkpoint(tmp_path / "checkpoint-13", ("trainer_state.json",))
+    checkpoint(tmp_path / UNFINISHED / "checkpoint-14")
+    assert newest_checkpoint(tmp_path) == newest
+    clean(tmp_path)
+    assert {folder.name for folder in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"), [(None, None, [1, 2, 3, 10]), (2, None, [3, 10]), (2, 1, [1, 10]), (1, 2, [2, 10])]
+)
+def test_rotation_keeps_the_newest_checkpoints_and_the_best(tmp_path, limit, best, kept):
+    for step in (1, 2, 3, 10):
+        checkpoint(tmp_path / f"checkpoint-{step}")
+    rotate(tmp_path, limit, None if best is None else str(tmp_path / f"checkpoint-{best}"))
+    assert sorted(int(folder.name.rpartition("-")[2]) for folder in tmp_path.glob("checkpoint-*")) == kept
+
+
+def test_the_best_checkpoint_is_recorded_where_it_stays(tmp_path):
+    trainer = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "eval_loss"}
+    run(load_recipe(write_recipe(tmp_path, "best", trainer={**trainer, "max_steps": 2})))
+    state = json.loads((newest_checkpoint(tmp_path / "best") / "trainer_state.json").read_text())
+    assert Path(state["best_model_checkpoint"]).parent == tmp_path / "best"
+    assert Path(state["best_model_checkpoint"]).is_dir()

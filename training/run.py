@@ -1,0 +1,167 @@
+"""A run from a recipe: model, rows, Trainer, resumption."""
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_from_disk
+from safetensors.torch import load_file
+from transformers import TrainingArguments, set_seed
+
+from modeling_fblt import FBLTConfig, FBLTForCausalLM
+from training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint
+from training.files import publish
+from training.instructions import instruction_rows, is_instructions, load_instructions
+from training.packed import is_packed, load_packed
+from training.recipe import OBJECTIVE
+from training.run_metrics import row_anchors
+from training.sequences import collate, packed_dataset
+from training.sharded import allow_sharding_on_cpu
+from training.trainer import FBLTTrainer
+
+EVALUATION_DRAFTS = 256
+
+
+def build_model(recipe: dict, init_from: str | None) -> FBLTForCausalLM:
+    """A model with the recipe's geometry and its trained patcher, or the weights of `init_from`, in float32.
+
+    Raises:
+        FileNotFoundError: the patcher was not trained yet.
+        ValueError: the recipe's geometry is not that of `init_from`.
+    """
+    init_from = init_from or recipe.get("init_from")
+    if init_from is not None:
+        return load_initial(init_from, recipe.get("model", {}))
+    config = FBLTConfig(**recipe["model"])
+    if config.patching_mode != "entropy":
+        return FBLTForCausalLM(config)
+    folder = Path(recipe["patcher"]["output"])
+    if not (folder / "patching.json").is_file():
+        raise FileNotFoundError(
+            f"`patcher.output` {str(folder)!r} holds no patcher: run `python -m training.train_patcher RECIPE` first."
+        )
+    config.patching_threshold = json.loads((folder / "patching.json").read_text())["threshold"]
+    model = FBLTForCausalLM(config)
+    model.model.patcher.load_state_dict(load_file(folder / "model.safetensors"))
+    return model
+
+
+def load_initial(source: str, settings: dict) -> FBLTForCausalLM:
+    """Saved weights under the objective that `settings`, a recipe's `model` section, asks for."""
+    model = FBLTForCausalLM.from_pretrained(source, dtype=torch.float32)
+    for name in OBJECTIVE:
+        if name in settings:
+            setattr(model.config, name, settings[name])
+    saved = model.config.to_dict()
+    FBLTConfig.from_dict(saved)  # checks the values together
+    _check_geometry(settings, saved, source, "model.")
+    return model
+
+
+def _check_geometry(settings: dict, saved: dict, source: str, prefix: str) -> None:
+    for name, value in settings.items():
+        if isinstance(value, dict) and isinstance(saved.get(name), dict):
+            _check_geometry(value, saved[name], source, f"{prefix}{name}.")
+        elif value != saved.get(name):
+            remedy = "leave it out"
+            if name == "block_size" and saved.get(name) is None:
+                remedy = "give the weights a block head with `python -m conversion.add_diffusion`"
+            raise ValueError(
+                f"`{prefix}{name}` is {value!r}, but {str(saved.get(name))} in the weights of {source!r}, "
+                f"which decide: {remedy}."
+            )
+
+
+def row_folder(recipe: dict, split: str, model: FBLTForCausalLM) -> Path:
+    """Where a split's rows are kept: named by data, patcher and threshold."""
+    digest = hashlib.sha256(
+        json.dumps([recipe["data"], split, recipe["sequence_length"], recipe.get("max_bytes")]).encode()
+    )
+    digest.update(repr((recipe["seed"], model.config.patching_threshold, model.config.max_patch_length)).encode())
+    if model.model.patcher is None:
+        digest.update(repr((model.config.patching_mode, model.config.patch_size)).encode())
+    else:
+        for _, weight in sorted(model.model.patcher.state_dict().items()):
+            digest.update(weight.detach().cpu().float().numpy().tobytes())
+    return Path(recipe["output"]) / "rows" / f"{split}-{digest.hexdigest()[:16]}"
+
+
+def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset:
+    """Rows with patch starts: as packed, or made once of instructions or documents and kept with the run."""
+    if is_packed(recipe["data"]):
+        return load_packed(recipe["data"], split, recipe["sequence_length"], model)
+    if is_instructions(recipe["data"]):
+        examples = load_instructions(recipe["data"], split)
+        return instruction_rows(examples, recipe["sequence_length"], model.model.eval())
+    folder = row_folder(recipe, split, model)
+    if not folder.is_dir():
+        limits = recipe.get("max_bytes") if split == "train" else None
+        rows = packed_dataset(
+            recipe["data"], split, recipe["sequence_length"], model.model.eval(), limits, recipe["seed"]
+        )
+        written = Path(recipe["output"]) / UNFINISHED / folder.name
+        shutil.rmtree(written, ignore_errors=True)
+        rows.save_to_disk(str(written))
+        publish(written, folder)
+    return load_from_disk(str(folder)).with_format("torch")
+
+
+def training_arguments(recipe: dict) -> TrainingArguments:
+    """The recipe's `trainer` section, with what this project sets otherwise than the Trainer's own defaults."""
+    settings = {
+        "report_to": ["tensorboard"],
+        "logging_nan_inf_filter": False,  # it waits for the device at every step
+        **recipe["trainer"],
+    }
+    # Processes that find no GPU would each train alone.
+    settings.setdefault("use_cpu", not torch.accelerator.is_available())
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+            raise ValueError(
+                f"`fsdp_version` is {version}: set it to 2, as training/accelerate/fsdp2.yaml has it: version 1 "
+                "takes no optimizer of several parts and was not tested."
+            )
+        if settings["use_cpu"]:
+            allow_sharding_on_cpu()
+            settings["accelerator_config"] = {**settings.get("accelerator_config", {}), "use_configured_state": True}
+    return TrainingArguments(output_dir=recipe["output"], seed=recipe["seed"], prediction_loss_only=True, **settings)
+
+
+def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
+    """Everything that a run needs, ready for `train`."""
+    arguments = training_arguments(recipe)
+    set_seed(recipe["seed"])
+    model = build_model(recipe, init_from)
+    output = Path(recipe["output"])
+    with arguments.main_process_first(desc="rows"):
+        if arguments.should_save:
+            clean(output)
+        train, validation = (patched_rows(recipe, split, model) for split in ("train", "validation"))
+    model.set_attn_implementation(recipe.get("attn_implementation", "eager"))
+    anchors = []
+    if model.config.block_size is not None and arguments.eval_strategy != "no":
+        wanted = recipe.get("evaluation_drafts", EVALUATION_DRAFTS)
+        anchors = row_anchors(validation, wanted, model.config.block_size - 1, recipe["seed"])
+    return FBLTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collate,
+        recipe_optimizer=recipe["optimizer"],
+        anchors=anchors,
+    )
+
+
+def run(recipe: dict, init_from: str | None = None) -> None:
+    """Trains, from the newest whole checkpoint in the recipe's `output` if there is one; writes `<output>/final`."""
+    output = Path(recipe["output"])
+    with alone_in(output) if int(os.environ.get("RANK", 0)) == 0 else nullcontext():
+        trainer = build_trainer(recipe, init_from)
+        checkpoint = newest_checkpoint(output)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.save_final()

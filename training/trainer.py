@@ -1,0 +1,193 @@
+"""The Hugging Face Trainer, with FBLT's optimizers and metrics, and with checkpoints that a kill cannot spoil."""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import Trainer
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from modeling_fblt import FBLTForCausalLM
+from training.checkpoints import UNFINISHED, clean, rotate
+from training.evaluation_text import Anchor
+from training.files import publish
+from training.optimizers import build_optimizer
+from training.run_metrics import StepSums, draft_metrics, print_metrics
+from training.sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
+
+SUMS_NAME = "log_sums_{}.pt"  # by process
+
+
+class FBLTTrainer(Trainer):
+    """Trains an FBLT as a recipe says.
+
+    Args:
+        recipe_optimizer: arguments of `build_optimizer`.
+        anchors: places to draft at when evaluating.
+    """
+
+    def __init__(self, *args, recipe_optimizer: dict, anchors: list[Anchor], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.recipe_optimizer, self.anchors = recipe_optimizer, anchors
+        self.output = Path(self.args.output_dir)
+        self.sums = StepSums(self.args.device)
+        self.writes_aside = False
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model, **self.recipe_optimizer)
+        return self.optimizer
+
+    # --- metrics ---
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self.sums.add(inputs, outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            logs["bits_per_byte"] = logs["loss"] / math.log(2)  # without blocks; the next-byte loss's otherwise
+            logs |= self.sums.figures(self.accelerator.reduce(self.sums.values, "sum"), self.state.global_step)
+            self.sums.begin(self.state.global_step)
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics[f"{metric_key_prefix}_bits_per_byte"] = output.metrics[f"{metric_key_prefix}_loss"] / math.log(2)
+        # Sharded weights are whole within the forward pass only, which drafting does without.
+        if self.anchors and not self.is_fsdp_enabled:
+            output.metrics.update(draft_metrics(self.model, self.anchors, self.args.eval_batch_size, self.args.seed))
+        return output
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Evaluates without taking random numbers from training, so that no later step depends on it."""
+        began = time.perf_counter()
+        with torch.random.fork_rng():
+            metrics = super().evaluate(*args, **kwargs)
+        if self.is_world_process_zero():
+            print_metrics(self.state.global_step, metrics, Console())
+        self.sums.paused += time.perf_counter() - began
+        return metrics
+
+    # --- what a checkpoint holds ---
+
+    def _run_epoch(self, **kwargs) -> None:
+        if kwargs["epoch"] == kwargs["epochs_trained"]:
+            self._begin(kwargs["resume_from_checkpoint"])
+        if self.state.global_step >= self.state.max_steps:
+            # The Trainer would go one step beyond the last one.
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
+    def _begin(self, checkpoint: str | None) -> None:
+        """Before the first step of this process: its random numbers, and the sums that the next log reports."""
+        self.sums.begin(self.state.global_step)
+        if self.args.process_index > 0:
+            # Processes begin with one seed, but their blocks should not all be corrupted alike.
+            torch.manual_seed(self.args.seed + self.args.process_index)
+        if checkpoint is None:
+            return
+        file = Path(checkpoint) / SUMS_NAME.format(self.args.process_index)
+        state = torch.load(file, weights_only=True) if file.is_file() else {}
+        if state.get("processes") == self.args.world_size:
+            self.sums.restore(state["sums"])
+            self._tr_loss += state["loss"].to(self._tr_loss.device)
+            self._globalstep_last_logged = state["last_logged"]
+            # The mean loss at the end of training is of this process's steps.
+            self._total_loss_scalar -= self.accelerator.reduce(self._tr_loss, "mean").item()
+
+    def _log_state(self) -> dict:
+        return {
+            "processes": self.args.world_size,
+            "sums": self.sums.state(),
+            "loss": self._tr_loss.cpu(),
+            "last_logged": self._globalstep_last_logged,
+        }
+
+    # --- writing checkpoints ---
+
+    def _get_output_dir(self, trial) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / UNFINISHED) if self.writes_aside else folder
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Writes aside, then renames: under its name a checkpoint is whole, whenever the process is killed."""
+        began = time.perf_counter()
+        self.writes_aside = True
+        super()._save_checkpoint(model, trial)
+        self.writes_aside = False
+        final = self.output / f"checkpoint-{self.state.global_step}"
+        written = self.output / UNFINISHED / final.name
+        torch.save(self._log_state(), written / SUMS_NAME.format(self.args.process_index))
+        if self.state.best_model_checkpoint == str(written):
+            self.state.best_model_checkpoint = str(final)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            publish(written, final)
+            rotate(self.output, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+        self.sums.paused += time.perf_counter() - began
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.writes_aside:  # what is pushed must stay where it is
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def save_final(self) -> None:
+        """Writes the trained model to `<output>/final`, whole or not at all."""
+        written = self.output / UNFINISHED / "final"
+        if self.is_fsdp_enabled:
+            weights = self.accelerator.get_state_dict(self.model)
+            if self.args.should_save:
+                # FSDP makes a class of its own of the model's, which would save FSDP's code in place of ours.
+                with torch.device("meta"):
+                    whole = FBLTForCausalLM(self.model.config)
+                whole.generation_config = self.model.generation_config
+                whole.save_pretrained(written, state_dict=weights)
+        else:
+            self.save_model(str(written), _internal_call=True)
+        if self.args.should_save:
+            publish(written, self.output / "final")
+            clean(self.output)
+        self.accelerator.wait_for_everyone()
+
+    # --- optimizers of several parts, and sharded checkpoints in processes that are not ---
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        whole = self.optimizer
+        with separate_parts(whole) as self.optimizer:
+            super()._save_optimizer_and_scheduler(output_dir)
+        self.optimizer = whole
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if is_sharded(resume_from_checkpoint) == self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif self.is_fsdp_enabled:
+            raise ValueError(
+                f"`output` holds {Path(resume_from_checkpoint).name}, which a run without FSDP wrote: go on without "
+                "FSDP, or start anew from its weights with --init-from and another `output`."
+            )
+        else:
+            load_sharded_model(self.model, resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(checkpoint):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        whole = self.optimizer
+        if self.is_fsdp_enabled:
+            with separate_parts(whole) as self.optimizer:
+                super()._load_optimizer_and_scheduler(checkpoint)
+            self.optimizer = whole
+            return None
+        load_sharded_optimizer(self.model, whole, checkpoint)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        return None
