@@ -65,8 +65,6 @@ class FBLTGenerationMixin(GenerationMixin):
     (merged configs, processors, criteria, streamers, beams over plain decoding) is prepared by `generate` itself.
     """
 
-    _is_stateful = True  # what transformers calls a model that others cannot draft for
-
     def _prepare_generation_config(self, generation_config, **kwargs):
         # generate takes an argument only if the model's config has its name, which one that was made by hand, or saved
         # before there was such a setting, has not.

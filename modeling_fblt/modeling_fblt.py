@@ -118,7 +118,8 @@ class FBLTModel(FBLTPreTrainedModel):
     def train(self, mode: bool = True) -> "FBLTModel":
         super().train(mode)
         if self.patcher is not None:
-            self.patcher.eval()
+            # Frozen here too: loading makes new parameters, and then calls `eval`.
+            self.patcher.eval().requires_grad_(False)
         return self
 
     # --- bytes -> patch starts ---

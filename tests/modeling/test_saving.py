@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from modeling_fblt.modeling_fblt import FBLTForCausalLM
+from modeling_fblt.modeling_fblt import FBLTForCausalLM, FBLTModel
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.modeling.tiny import random_rows, tiny_model
 
@@ -111,3 +111,10 @@ def test_settings_of_generate_are_kept(saved, tmp_path):
     loaded = FBLTForCausalLM.from_pretrained(tmp_path)
     assert (loaded.generation_config.decoding, loaded.generation_config.draft_length) == ("blt-s", 3)
     assert loaded.generation_config.block_size == model.config.block_size
+
+
+def test_a_loaded_patcher_is_frozen(tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
+    for model in (FBLTForCausalLM.from_pretrained(tmp_path), FBLTModel.from_pretrained(tmp_path)):
+        for name, parameter in model.named_parameters():
+            assert parameter.requires_grad != ("patcher." in name), name
