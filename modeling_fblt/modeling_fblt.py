@@ -158,7 +158,9 @@ class FBLTModel(FBLTPreTrainedModel):
             if self.patcher is not None:
                 stores = None if cache is None else cache.patcher
                 context = local_context(config.patcher_config, stores, chunk)
-                chunk.entropies = entropies_from_logits(self.patcher(chunk.ids, chunk.positions, context))
+                # Not under autocast: boundaries must not depend on how finely entropies are rounded.
+                with torch.autocast(chunk.ids.device.type, enabled=False):
+                    chunk.entropies = entropies_from_logits(self.patcher(chunk.ids, chunk.positions, context))
             isolated = config.isolate_documents
             boundaries = raw_boundaries(
                 config.patching_mode,

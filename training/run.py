@@ -93,7 +93,7 @@ def row_folder(recipe: dict, split: str, model: FBLTForCausalLM) -> Path:
 def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset:
     """Rows with patch starts: as packed, or made once of instructions or documents and kept with the run."""
     if is_packed(recipe["data"]):
-        return load_packed(recipe["data"], split, recipe["sequence_length"], model)
+        return load_packed(recipe["data"], split, recipe["sequence_length"], model, recipe.get("max_bytes"))
     if is_instructions(recipe["data"]):
         examples = load_instructions(recipe["data"], split)
         return instruction_rows(examples, recipe["sequence_length"], model.model.eval())

@@ -212,3 +212,11 @@ def test_a_tuple_holds_what_the_output_holds(use_cache, asked):
     torch.testing.assert_close(parts[0], full.logits)
     if asked:
         torch.testing.assert_close(parts[-1], full.hidden_states)
+
+
+def test_autocast_moves_no_boundary():
+    model, ids = tiny_model(dtype=torch.float32), random_rows(4, 60, seed=8)
+    plain = model.patch(ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = model.patch(ids)
+    assert torch.equal(cast.patch_starts, plain.patch_starts) and torch.equal(cast.entropies, plain.entropies)
