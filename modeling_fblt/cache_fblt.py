@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from .patching_fblt import PatchingState
-from .rows_fblt import Chunk
+from .rows_fblt import Chunk, gather_columns
 
 # Bytes that can be taken back whatever was dropped: far more than a draft, or than one row runs ahead of another.
 RETAINED = 256
@@ -64,9 +64,7 @@ class PositionBuffer:
 
     def gather(self, position: torch.Tensor) -> torch.Tensor:
         """`[batch, n, ...]` for `position` `[batch, n]` (buffers with positions in dimension 1)."""
-        column = self.column(position)
-        index = column.view(*column.shape, *[1] * (self.data.dim() - 2)).expand(-1, -1, *self.data.shape[2:])
-        return self.data.gather(1, index)
+        return gather_columns(self.data, self.column(position))
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps, repeats or reorders rows."""

@@ -9,7 +9,7 @@ from transformers.generation import LogitsProcessorList
 
 from .cache_fblt import FBLTCache, PositionBuffer
 from .generation_config_fblt import DecodingSettings
-from .rows_fblt import Rows
+from .rows_fblt import Rows, gather_columns
 from .steps_fblt import Fed, feed
 from .verification_fblt import accept_greedy, accept_sampled
 
@@ -113,6 +113,10 @@ class Decoding:
     def take_back(self, written: torch.Tensor) -> None:
         """Leaves `[batch]` new bytes of each row, in text and caches."""
         self.known = torch.minimum(self.known, self.first + written)
+        self.unfeed()
+
+    def unfeed(self) -> None:
+        """Takes the caches back to the bytes before the carried one."""
         self.cache.truncate(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
 
     def count(self, **amounts: int | torch.Tensor) -> None:
@@ -146,8 +150,7 @@ class Decoding:
         ids = F.pad(ids, (0, r)).scatter(1, behind, draft)
         fed = self.feed(ids, torch.where(self.active, before + lengths, 0))
         judged = (before - 1).clamp(min=0)[:, None] + torch.arange(r + 1, device=ids.device)
-        hidden = fed.hidden.gather(1, judged[..., None].expand(-1, -1, fed.hidden.shape[-1]))
-        return self.lm.byte_logits(hidden)
+        return self.lm.byte_logits(gather_columns(fed.hidden, judged))
 
 
 class Chooser:

@@ -8,6 +8,7 @@ import torch
 from .adaptive_fblt import Pace
 from .decoding_fblt import Decoding
 from .generation_config_fblt import DecodingSettings
+from .rows_fblt import gather_columns
 from .steps_fblt import Block, draft_block, draft_byte
 from .unmasking_fblt import by_confidence, by_entropy, in_one_step
 from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
@@ -65,7 +66,7 @@ class VerifiedDrafter:
         draft.lengths = torch.where(ready, torch.minimum(draft.lengths.clamp(max=r), room), 0)
         if self.settings.paper_passes:
             # The forced boundary was for this draft only.
-            state.cache.truncate(torch.minimum(state.cache.lengths, state.known - 1))
+            state.unfeed()
         return draft
 
     def compose(self, state: Decoding, r: int) -> Draft:
@@ -94,7 +95,7 @@ class CausalDrafter(VerifiedDrafter):
             # The paper encodes the prefix with its last patch forced closed, which gives the first drafted byte too.
             ids, lengths = state.unfed(last=0)
             fed = state.feed(ids, lengths, close_patch=True)
-            hidden = fed.hidden.gather(1, (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, fed.hidden.shape[-1]))
+            hidden = gather_columns(fed.hidden, (lengths - 1).clamp(min=0)[:, None])
         drafted, proposals, confidence = state.text[:, :0], [], []
         for j in range(r):
             if hidden is None:
@@ -182,12 +183,10 @@ class BlockFiller:
     def _behind_known(self, state: Decoding, block: Block, given, proposals, confidence, record) -> Draft:
         """The block's drafted bytes, moved to its beginning: `[batch, block_size]`, padding behind."""
         size = block.ids.shape[1]
-        index = given[:, None] + torch.arange(size, device=given.device)
-        index = index.clamp(max=size - 1)
+        index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
 
         def moved(values: torch.Tensor) -> torch.Tensor:
-            shape = (*index.shape, *[1] * (values.dim() - 2))
-            return values.gather(1, index.view(shape).expand(-1, -1, *values.shape[2:]))
+            return gather_columns(values, index)
 
         lengths = torch.minimum(size - given, confident_length(moved(confidence), self.settings.draft_confidence))
         return Draft(
@@ -243,7 +242,7 @@ class BlockDrafter:
     def draft(self, state: Decoding) -> Draft:
         draft = BlockFiller(self.settings, self.settings.close_patch).fill(state, feeds=True)
         if self.settings.close_patch:
-            state.cache.truncate(torch.minimum(state.cache.lengths, state.known - 1))
+            state.unfeed()
         if state.choose.utf8 is not None:
             # Positions were filled without knowing their neighbours: what does not fit is drafted again. The first
             # byte always fits.

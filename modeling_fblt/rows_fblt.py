@@ -44,14 +44,14 @@ class Rows:
 
     def take(self, values: torch.Tensor) -> torch.Tensor:
         """Columns to places, `[batch, n, ...]`."""
-        return values if self.order is None else _gather_columns(values, self.order)
+        return values if self.order is None else gather_columns(values, self.order)
 
     def restore(self, values: torch.Tensor) -> torch.Tensor:
         """Places to columns, `[batch, n, ...]`; zero on padding."""
         if self.place is None:
             return values
         padding = self.place >= self.lengths[:, None]
-        return _gather_columns(values, self.place).masked_fill(
+        return gather_columns(values, self.place).masked_fill(
             padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0
         )
 
@@ -142,7 +142,8 @@ def pieces(
         yield part, left.clamp(min=0, max=part.shape[1]), left <= part.shape[1], first + size >= n
 
 
-def _gather_columns(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def gather_columns(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`values[b, index[b, i]]`: `[batch, columns, ...]`, `[batch, n]` -> `[batch, n, ...]`."""
     trailing = values.shape[2:]
     return values.gather(1, index.view(*index.shape, *[1] * len(trailing)).expand(*index.shape, *trailing))
 

@@ -28,15 +28,24 @@ def load_patching_model(model: str | None, recipe: str | None) -> FBLTModel:
     config = FBLTConfig(**settings["model"])
     if config.patching_mode != "entropy":
         return patching_model(config, None)
-    folder = Path(settings["patcher"]["output"])
+    patcher = FBLTPatcher(config.patcher_config)
+    config.patching_threshold = load_trained_patcher(patcher, settings["patcher"]["output"], recipe)
+    return patching_model(config, patcher)
+
+
+def load_trained_patcher(patcher: FBLTPatcher, folder: str | Path, recipe: str = "RECIPE") -> float:
+    """Fills in the weights that `training.train_patcher` left in `folder`; returns the threshold it found.
+
+    Raises:
+        FileNotFoundError: no patcher there; the message names the command for `recipe`.
+    """
+    folder = Path(folder)
     if not (folder / "patching.json").is_file():
         raise FileNotFoundError(
             f"`patcher.output` {str(folder)!r} holds no patcher: run `python -m training.train_patcher {recipe}` first."
         )
-    config.patching_threshold = json.loads((folder / "patching.json").read_text())["threshold"]
-    patcher = FBLTPatcher(config.patcher_config)
     patcher.load_state_dict(load_file(folder / "model.safetensors"))
-    return patching_model(config, patcher)
+    return json.loads((folder / "patching.json").read_text())["threshold"]
 
 
 def patching_model(config: FBLTConfig, patcher: FBLTPatcher | None) -> FBLTModel:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, load_from_disk
-from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
@@ -17,6 +16,7 @@ from training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint
 from training.files import publish
 from training.instructions import instruction_rows, is_instructions, load_instructions
 from training.packed import is_packed, load_packed
+from training.patching_model import load_trained_patcher
 from training.recipe import OBJECTIVE
 from training.run_metrics import row_anchors
 from training.sequences import collate, packed_dataset
@@ -39,14 +39,8 @@ def build_model(recipe: dict, init_from: str | None) -> FBLTForCausalLM:
     config = FBLTConfig(**recipe["model"])
     if config.patching_mode != "entropy":
         return FBLTForCausalLM(config)
-    folder = Path(recipe["patcher"]["output"])
-    if not (folder / "patching.json").is_file():
-        raise FileNotFoundError(
-            f"`patcher.output` {str(folder)!r} holds no patcher: run `python -m training.train_patcher RECIPE` first."
-        )
-    config.patching_threshold = json.loads((folder / "patching.json").read_text())["threshold"]
     model = FBLTForCausalLM(config)
-    model.model.patcher.load_state_dict(load_file(folder / "model.safetensors"))
+    model.config.patching_threshold = load_trained_patcher(model.model.patcher, recipe["patcher"]["output"])
     return model
 
 

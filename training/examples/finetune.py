@@ -130,8 +130,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     # 1. The model. Its file holds bfloat16; small updates would be lost in that, so it is trained in float32.
     model = AutoModelForCausalLM.from_pretrained(options.model, trust_remote_code=True, dtype=torch.float32)
-    if model.model.patcher is not None:
-        model.model.patcher.requires_grad_(False)  # it decides where patches start, and no gradient reaches it
     tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
 
     # 2. The text.
