@@ -7,6 +7,7 @@ taken. Contexts hold no weights, so training, prefill and cached decoding share 
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -132,16 +133,18 @@ class FlexContext:
 
     Args:
         rule: `(batch, head, query, key) -> bool`, as FlexAttention's `mask_mod`.
-        ranges: pairs of first and last key, each `[batch, length]`, that together hold all keys that a query may see; a
-            range whose first lies behind its last is empty.
+        ranges: pairs of first and last key, each `[batch, queries]`, that together hold all keys that a query may see;
+            a range whose first lies behind its last is empty.
+        length: keys.
     """
 
-    def __init__(self, rule: Callable, ranges: list[tuple[torch.Tensor, torch.Tensor]]):
-        batch, length = ranges[0][0].shape
-        tiles = -(-length // FLEX_TILE)
-        rest = (0, tiles * FLEX_TILE - length)
-        tile = torch.arange(tiles, device=ranges[0][0].device)
-        seen = torch.zeros(batch, tiles, tiles, dtype=torch.bool, device=tile.device)
+    def __init__(self, rule: Callable, ranges: list[tuple[torch.Tensor, torch.Tensor]], length: int):
+        self.rule, self.ranges, self.length = rule, ranges, length
+        batch, queries = ranges[0][0].shape
+        tiles = -(-queries // FLEX_TILE)
+        rest = (0, tiles * FLEX_TILE - queries)
+        tile = torch.arange(-(-length // FLEX_TILE), device=ranges[0][0].device)
+        seen = torch.zeros(batch, tiles, len(tile), dtype=torch.bool, device=tile.device)
         for first, last in ranges:
             empty = first > last
             first = F.pad(first.masked_fill(empty, length), rest, value=length).unflatten(1, (tiles, FLEX_TILE)).amin(2)
@@ -154,8 +157,17 @@ class FlexContext:
             order[:, None].to(torch.int32),
             BLOCK_SIZE=FLEX_TILE,
             mask_mod=rule,
-            seq_lengths=(length, length),
+            seq_lengths=(queries, length),
         )
+
+    def of_queries(self, asked: torch.Tensor) -> "FlexContext":
+        """The same keys for the queries `asked` `[batch, queries]` alone."""
+
+        def rule(batch, head, query, key):
+            return self.rule(batch, head, asked[batch, query], key)
+
+        ranges = [(first.gather(1, asked), last.gather(1, asked)) for first, last in self.ranges]
+        return FlexContext(rule, ranges, self.length)
 
     def attend(self, attention, query, key, value) -> Attended:
         return flex_product(attention, query, key, value, self.block_mask)
@@ -199,7 +211,7 @@ class TiledContext:
 
         query = torch.arange(self.length, device=self.document_start.device)
         low = torch.maximum(self.document_start, query - self.window + 1)
-        return FlexContext(rule, [(low, query.expand_as(low))])
+        return FlexContext(rule, [(low, query.expand_as(low))], self.length)
 
     def tile(self, x: torch.Tensor) -> torch.Tensor:
         """`[batch, heads, length, head_dim] -> [batch, tiles, heads, width, head_dim]`."""
@@ -321,6 +333,15 @@ class BlockTrainingContext:
         own = torch.arange(lanes, device=device).repeat_interleave(block_size)
         to_own = block_to_block(own[:, None], own, filled[:, None])
         self.by_group = SquareContext(torch.cat([to_clean, to_own], dim=-1))  # [groups, queries, keys]
+        self.query_source = self.source
+
+    def of_queries(self, asked: torch.Tensor) -> "BlockTrainingContext":
+        """The same keys for the queries `asked` `[1, queries]`: all clean bytes, then some positions of blocks."""
+        some = copy(self)
+        some.slot = self.slot[asked[0, self.clean.length :] - self.clean.length]
+        places = self.clean.length + torch.arange(len(some.slot), device=asked.device)
+        some.query_source = torch.zeros_like(self.source).scatter(0, some.slot, places)
+        return some
 
     def attend(self, attention, query, key, value) -> Attended:
         n = self.clean.length
@@ -329,16 +350,16 @@ class BlockTrainingContext:
         if len(self.group_tile) == 0:
             return clean, None
         keys, values = (
-            torch.cat([_take(tiles[0], self.group_tile), self._group(x)], dim=2)
+            torch.cat([_take(tiles[0], self.group_tile), self._group(x, self.source)], dim=2)
             for tiles, x in ((keys, key), (values, value))
         )
         # [groups, queries, heads, head_dim]
-        output, _ = self.by_group.attend(attention, self._group(query), keys, values)
+        output, _ = self.by_group.attend(attention, self._group(query, self.query_source), keys, values)
         return torch.cat([clean, _take(output.flatten(0, 1), self.slot)[None]], dim=1), None
 
-    def _group(self, x: torch.Tensor) -> torch.Tensor:
-        """`[1, heads, length + positions, head_dim] -> [groups, heads, queries, head_dim]`."""
-        return _take(x[0].transpose(0, 1), self.source).unflatten(0, self.shape).transpose(1, 2)
+    def _group(self, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """`[1, heads, places, head_dim] -> [groups, heads, slots, head_dim]`, by the place that is in each slot."""
+        return _take(x[0].transpose(0, 1), source).unflatten(0, self.shape).transpose(1, 2)
 
 
 def flex_block_training(
@@ -361,7 +382,7 @@ def flex_block_training(
     last = torch.full_like(first, -1).scatter_reduce(0, own, places, "amax")
     none = torch.zeros(layout.length, dtype=torch.long, device=block.device)
     blocks = (torch.cat([none, first[own]]), torch.cat([none - 1, last[own]]))
-    return FlexContext(rule, [(low[None], high[None]) for low, high in (clean, blocks)])
+    return FlexContext(rule, [(low[None], high[None]) for low, high in (clean, blocks)], len(block))
 
 
 def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

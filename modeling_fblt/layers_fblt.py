@@ -45,6 +45,13 @@ def embedding(rows: int, width: int) -> nn.Embedding:
     return table
 
 
+def as_computed(x: torch.Tensor) -> torch.Tensor:
+    """`x` in the dtype that autocast multiplies in: cast once here, not by every linear map that reads it."""
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
 class _RootMeanSquare(torch.autograd.Function):
     """`x / rms(x)` over the last dimension, with a gradient of a few passes where torch's has many on CPUs."""
 
@@ -110,7 +117,7 @@ class FBLTRotaryEmbedding(nn.Module):
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         # The sign of the quarter turn sits in the sines: (a, b) -> (a cos - b sin, b cos + a sin).
         cos, sin = torch.stack([cos, cos], dim=-1), torch.stack([-sin, sin], dim=-1)
-        return cos.flatten(-2).to(x.dtype), sin.flatten(-2).to(x.dtype)
+        return as_computed(cos.flatten(-2).to(x.dtype)), as_computed(sin.flatten(-2).to(x.dtype))
 
 
 def rotate(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
@@ -159,15 +166,24 @@ class FBLTAttention(nn.Module):
         self.o_proj = linear(heads * self.head_dim, width, config.residual_init_scale)
 
     def forward(
-        self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext
+        self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext, asked: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`[batch, length, width]` -> the same, and the attention weights where the implementation has them."""
-        shape = (*hidden.shape[:2], -1, self.head_dim)
-        query = rotate(self.q_proj(hidden).view(shape).transpose(1, 2), rotary)
-        key = rotate(self.k_proj(hidden).view(shape).transpose(1, 2), rotary)
-        value = self.v_proj(hidden).view(shape).transpose(1, 2)  # [batch, heads, length, head_dim]
+        """`[batch, length, width]` -> the same, and the attention weights where the implementation has them.
+
+        With `asked`, see [`FBLTLayer`], the context has to be one of these queries.
+        """
+        hidden = as_computed(hidden)
+        key = rotate(self._heads(self.k_proj(hidden)), rotary)
+        value = self._heads(self.v_proj(hidden))
+        if asked is not None:
+            hidden, rotary = select_rows(hidden, asked), tuple(select_rows(part, asked) for part in rotary)
+        query = rotate(self._heads(self.q_proj(hidden)), rotary)
         output, weights = context.attend(self, query, key, value)
         return self.o_proj(output.flatten(2)), weights
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, length, heads * head_dim] -> [batch, heads, length, head_dim]`."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def product(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
@@ -192,6 +208,7 @@ class FBLTFeedForward(nn.Module):
         self.down_proj = linear(config.intermediate_size, config.hidden_size, config.residual_init_scale)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = as_computed(hidden)
         return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
 
 
@@ -206,10 +223,11 @@ class FBLTLayer(GradientCheckpointingLayer):
         self.feed_forward = FBLTFeedForward(config)
 
     def forward(
-        self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext
+        self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext, asked: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended, weights = self.attention(self.attention_norm(hidden), rotary, context)
-        hidden = hidden + attended
+        """`[batch, length, width]` -> the same; with `asked` `[batch, queries]` the states at these places only."""
+        attended, weights = self.attention(self.attention_norm(hidden), rotary, context, asked)
+        hidden = (hidden if asked is None else select_rows(hidden, asked)) + attended
         return hidden + self.feed_forward(self.feed_forward_norm(hidden)), weights
 
 

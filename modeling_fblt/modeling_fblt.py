@@ -271,11 +271,13 @@ class FBLTModel(FBLTPreTrainedModel):
     def decode_with_blocks(
         self, chunk: Chunk, states: torch.Tensor, latents: torch.Tensor, blocks: Blocks
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training layout: states of clean bytes `[batch, n, width]`, and of the blocks' present positions
-        `[positions, width]`, in the order of `blocks.present`.
+        """Training layout: states of clean bytes `[batch, n, width]`, and of the blocks' masked positions
+        `[positions, width]`, in the order of `blocks.masked`.
         """
         batch, n = chunk.ids.shape
-        row, block, offset = blocks.present.nonzero(as_tuple=True)
+        # Blocks that nothing is masked in are left out, and of the others only masked positions are asked for.
+        present = blocks.present & blocks.masked.any(-1, keepdim=True)
+        row, block, offset = present.nonzero(as_tuple=True)
         anchor = blocks.anchors[row, block]
         # Latents of all rows, one after the other. A block continues after the byte before its anchor, and reads the
         # latent that this byte reads.
@@ -284,13 +286,20 @@ class FBLTModel(FBLTPreTrainedModel):
         latent_index = torch.cat([clean_index.flatten(), clean_index[row, anchor - 1]])
         positions = torch.cat([chunk.positions.flatten(), anchor + offset])
         clean = self.decoder_input(chunk.ids, states).flatten(0, 1)
-        hidden = torch.cat([clean, self.decoder.embed_tokens(blocks.input_ids[blocks.present])])
+        hidden = torch.cat([clean, self.decoder.embed_tokens(blocks.input_ids[present])])
         config = self.config.decoder_config
         build = flex_block_training if uses_flex(config) else BlockTrainingContext
-        context = build(chunk.document_start[:, :n], config.sliding_window, blocks.anchors, blocks.present)
-        hidden = self.decoder(hidden[None], latents.flatten(0, 1)[None], latent_index[None], positions[None], context)[
-            0
-        ]
+        context = build(chunk.document_start[:, :n], config.sliding_window, blocks.anchors, present)
+        masked = batch * n + blocks.masked[present].nonzero()[:, 0]
+        asked = torch.cat([torch.arange(batch * n, device=masked.device), masked])
+        hidden = self.decoder(
+            hidden[None],
+            latents.flatten(0, 1)[None],
+            latent_index[None],
+            positions[None],
+            context,
+            asked=asked[None],
+        )[0]
         return hidden[: batch * n].unflatten(0, (batch, n)), hidden[batch * n :]
 
     # --- public ---
@@ -486,11 +495,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         logits = self.byte_logits(clean)
         count = _target_count(targets, count)
         next_byte = next_byte_loss(logits, targets) / count
-        # Only masked positions carry loss, so only they are given logits.
-        diffusion = (
-            block_loss(self.byte_logits(drafted[blocks.masked[blocks.present]]), logits, blocks, config.distillation)
-            / count
-        )
+        diffusion = block_loss(self.byte_logits(drafted), logits, blocks, config.distillation) / count
         return FBLTCausalLMOutput(
             loss=next_byte + config.diffusion_loss_weight * diffusion,
             logits=rows.restore(logits),

@@ -246,6 +246,7 @@ class FBLTDecoder(FBLTPreTrainedModel):
         positions: torch.Tensor,
         context: AttentionContext,
         recorder: "DecoderRecorder | None" = None,
+        asked: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -253,9 +254,10 @@ class FBLTDecoder(FBLTPreTrainedModel):
             latents: `[batch, latents, latent width]`.
             latent_index: `[batch, length]`, which latent each position reads.
             positions: `[batch, length]`, row positions.
+            asked: `[batch, queries]`, places whose states are wanted; the last layer computes no others. All when None.
 
         Returns:
-            Normed states `[batch, length, width]`.
+            Normed states `[batch, length, width]`, or `[batch, queries, width]`.
         """
         rotary = self.rotary_emb(hidden, positions)
         with matrix_vector_kernels(hidden):
@@ -265,7 +267,10 @@ class FBLTDecoder(FBLTPreTrainedModel):
                     hidden = recorder.see_states(hidden)
                 if i < len(self.readers):
                     hidden = self.readers[i](hidden, slots, latent_index)
-                hidden, weights = layer(hidden, rotary, context)
+                if asked is not None and layer is self.layers[-1]:
+                    hidden, weights = layer(hidden, rotary, context.of_queries(asked), asked)
+                else:
+                    hidden, weights = layer(hidden, rotary, context)
                 if recorder is not None and weights is not None:
                     recorder.see_weights(context.square(weights))
             hidden = self.norm(hidden)

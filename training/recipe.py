@@ -19,6 +19,7 @@ OPTIONAL = ("max_bytes", "attn_implementation", "init_from", "evaluation_drafts"
 PATCHER = ("output", "sequence_length", "mean_patch_length", "optimizer", "trainer")
 # What a run may change about saved weights: how they are trained, not what they are.
 OBJECTIVE = (
+    "block_size",
     "diffusion_loss_weight",
     "diffusion_t_min",
     "corruption",

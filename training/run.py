@@ -47,8 +47,10 @@ def build_model(recipe: dict, init_from: str | None) -> FBLTForCausalLM:
 def load_initial(source: str, settings: dict) -> FBLTForCausalLM:
     """Saved weights under the objective that `settings`, a recipe's `model` section, asks for."""
     model = FBLTForCausalLM.from_pretrained(source, dtype=torch.float32)
+    # Blocks of any size train the same weights; but whether there are blocks decides whether `<mask>` has an embedding.
+    fixed = {"block_size"} if None in (model.config.block_size, settings.get("block_size", 0)) else set()
     for name in OBJECTIVE:
-        if name in settings:
+        if name in settings and name not in fixed:
             setattr(model.config, name, settings[name])
     saved = model.config.to_dict()
     FBLTConfig.from_dict(saved)  # checks the values together

@@ -46,7 +46,8 @@ def blocks_of(model, ids: torch.Tensor, lengths: torch.Tensor | None = None, see
 
 
 def states_of(model, ids: torch.Tensor, blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoder states of clean bytes and of blocks in the training layout."""
+    """Decoder states of clean bytes and of blocks in the training layout, of known bytes of blocks too."""
+    blocks = dataclasses.replace(blocks, masked=blocks.present)
     chunk = segmented(model, ids)
     states = model.model.encode(chunk)
     clean, drafted = model.model.decode_with_blocks(chunk, states, model.model.compress(chunk, states), blocks)

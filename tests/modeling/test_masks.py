@@ -10,6 +10,7 @@ from modeling_fblt.attention_fblt import (
     SquareContext,
     TiledContext,
     TrainingLayout,
+    flex_block_training,
 )
 from modeling_fblt.masks_fblt import training_layout, training_square, windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
@@ -94,6 +95,26 @@ def test_tiled_blocks_equal_the_dense_training_square(length, window, implementa
         tiled = decoder(*arguments, BlockTrainingContext(document, window, anchors, present))
         dense = decoder(*arguments, SquareContext(mask[None]))
         torch.testing.assert_close(tiled, dense, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("build", [BlockTrainingContext, flex_block_training])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_states_that_are_asked_for_equal_those_of_all(build, share):
+    torch.manual_seed(0)
+    document, anchors, present, position = random_layout(2, 47, 20, size=4, seed=3)
+    config = tiny_config().decoder_config
+    if build is flex_block_training:
+        config._attn_implementation = "flex_attention"
+    decoder = FBLTDecoder(config).double().eval()
+    total, clean = len(position), document.numel()
+    hidden, latents = torch.randn(1, total, 32).double(), torch.randn(1, 3, 32).double()
+    arguments = (hidden, latents, torch.randint(0, 3, (1, total)), position[None])
+    asked = torch.cat([torch.arange(clean), clean + (torch.rand(total - clean) < share).nonzero()[:, 0]])
+    context = build(document, DECODER_WINDOW, anchors, present)
+    with torch.no_grad():
+        whole = decoder(*arguments, context)
+        some = decoder(*arguments, context, asked=asked[None])
+    torch.testing.assert_close(some, whole[:, asked], atol=1e-12, rtol=0)
 
 
 def test_the_rule_of_flat_layouts_equals_the_training_square():

@@ -109,10 +109,11 @@ def test_files_that_are_no_recipes_are_refused(tmp_path):
 
 def test_saved_weights_keep_their_geometry_and_take_the_objective(tmp_path):
     weights = str(initial_weights(tmp_path))
-    model = build_model({"init_from": weights, "model": {"distillation": 0.5, "global_config": NETWORK}}, None)
-    assert model.config.distillation == 0.5
+    settings = {"distillation": 0.5, "block_size": 3, "global_config": NETWORK}
+    model = build_model({"init_from": weights, "model": settings}, None)
+    assert (model.config.distillation, model.config.block_size) == (0.5, 3)
     for settings, named in (
-        ({"block_size": 3}, "model.block_size"),
+        ({"block_size": None}, "model.block_size"),
         ({"global_config": {"hidden_size": 32}}, "model.global_config.hidden_size"),
         ({"distillation": 2.0}, "distillation"),
     ):

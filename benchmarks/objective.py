@@ -1,0 +1,231 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""What each option of the training objective does in equal time: bits per byte, and how good drafts are.
+
+    python -m benchmarks.objective --data data/demo [--seconds 300] [--variants "demo recipe" "cosine"]
+
+Every variant of the demo recipe trains on from the same checkpoint, with a new optimizer, for as many steps as fit into
+`--seconds`: its steps are timed first, so cheaper ones make more of them. The learning rate begins at a share of the
+recipe's and falls to 0. Evaluated are documents of the validation split. One seed: small differences mean nothing.
+
+A variant that stands in `--output` already, made under the same options, is not run again: an interrupted run goes on.
+"""
+
+import copy
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from benchmarks.harness import CLOCKS, build_console, build_parser, build_table, number, positive, save, start
+from training.evaluation_bytes import next_byte_figures
+from training.evaluation_drafts import draft_figures
+from training.evaluation_text import Anchor, Document, Prompt, draw_anchors, draw_prompts, encode, limit, load_split
+from training.evaluation_writing import DECODINGS, write
+from training.metrics import distinct_ngrams, mean
+from training.recipe import load_recipe
+from training.run import load_initial, patched_rows
+from training.sequences import collate
+from training.trainer import FBLTTrainer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECIPE = REPOSITORY / "training/recipes/demo.yaml"
+BASE = "demo recipe"
+# What each changes in the sections of the recipe; everything else stays.
+PAPER = {
+    "corruption": "uniform",
+    "diffusion_loss_weight": 1.0,
+    "block_fraction": 1.0,
+    "random_anchor_fraction": 0.0,
+    "distillation": 0.0,
+}
+LINEAR = {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}, "warmup_steps": 10}
+VARIANTS: dict[str, dict[str, dict]] = {
+    BASE: {},
+    "corruption: uniform": {"model": {"corruption": "uniform"}},
+    "corruption: per_block": {"model": {"corruption": "per_block"}},
+    "corruption: prefix": {"model": {"corruption": "prefix"}},
+    "draft_fraction: 0.5": {"model": {"draft_fraction": 0.5}},
+    "diffusion_loss_weight: 1": {"model": {"diffusion_loss_weight": 1.0}},
+    "diffusion_loss_weight: 0": {"model": {"diffusion_loss_weight": 0.0}},
+    "block_fraction: 1": {"model": {"block_fraction": 1.0}},
+    "random_anchor_fraction: 0": {"model": {"random_anchor_fraction": 0.0}},
+    "distillation: 0": {"model": {"distillation": 0.0}},
+    "block_size: 4": {"model": {"block_size": 4}},
+    "block_size: 16": {"model": {"block_size": 16}},
+    "optimizer: adamw": {"optimizer": {"name": "adamw"}},
+    "schedule: cosine": {"trainer": {"lr_scheduler_type": "cosine"}},
+    "schedule: warmup_stable_decay": {
+        "trainer": {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"decay_type": "linear"}}
+    },
+    "the paper's objective": {"model": PAPER},
+}
+STABLE_SHARE = 0.5  # of a warmup_stable_decay run
+TIMED_STEPS, FIRST_STEPS = 12, 3  # the first ones set things up
+# Evaluation, of the validation split.
+MAX_BYTES, ANCHORS, PROMPTS, PROMPT_BYTES, NEW_BYTES, CONTEXT, ROWS = 100_000, 1000, 12, 160, 128, 512, 16
+
+
+class StepTimes(TrainerCallback):
+    """Seconds between the ends of steps."""
+
+    def __init__(self, clock):
+        self.clock, self.ends = clock, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ends.append(self.clock())
+
+    def typical(self) -> float:
+        ends = self.ends[FIRST_STEPS:]
+        return statistics.median(after - before for before, after in zip(ends, ends[1:], strict=False))
+
+
+def varied(recipe: dict, changes: Mapping[str, dict], share: float) -> dict:
+    """The recipe with a variant's changes, and with learning rates of `share` of its own."""
+    recipe = copy.deepcopy(recipe)
+    recipe["trainer"] |= LINEAR
+    for section, fields in changes.items():
+        recipe[section] |= fields
+    for rate in ("learning_rate", "muon_learning_rate"):
+        recipe["optimizer"][rate] *= share
+    return recipe
+
+
+def train(recipe: dict, model, rows: Dataset, steps: int, seed: int, clock) -> StepTimes:
+    """`steps` steps of a plain run, of which nothing is kept but the model."""
+    set_seed(seed)
+    times = StepTimes(clock)
+    settings = {k: v for k, v in recipe["trainer"].items() if not k.startswith(("eval_", "save_", "logging_"))}
+    if settings["lr_scheduler_type"] == "warmup_stable_decay":
+        decay = {"num_decay_steps": round(steps * (1 - STABLE_SHARE)), "min_lr_ratio": 0.0}
+        settings["lr_scheduler_kwargs"] = settings["lr_scheduler_kwargs"] | decay
+    folder = tempfile.mkdtemp()
+    try:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            **settings | {"max_steps": steps, "report_to": [], "save_strategy": "no", "seed": seed},
+            logging_strategy="no",
+        )
+        trainer = FBLTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=collate,
+            callbacks=[times],
+            recipe_optimizer=recipe["optimizer"],
+            anchors=[],
+        )
+        trainer.train()
+    finally:
+        shutil.rmtree(folder)
+    return times
+
+
+def judge(model, documents: Sequence[Document], anchors: Sequence[Anchor], prompts: Sequence[Prompt], seed: int):
+    """Figures of a model. Anchors hold the bytes of the longest block; a shorter one drafts as many as it has."""
+    model.eval()
+    drafted = model.config.block_size - 1
+    anchors = [Anchor(a.source, a.context, a.carried, a.real[:drafted]) for a in anchors]
+    drafts = draft_figures(model, anchors, ROWS, seed)
+    texts, counters = write(model, prompts, DECODINGS["blt-d"], NEW_BYTES, ROWS)
+    written = sum(len(text) for text in texts)
+    return {
+        "bits_per_byte": next_byte_figures(model, documents, CONTEXT, ROWS)["all"]["bits_per_byte"],
+        "one_step": drafts["one_step"]["leading_correct"],
+        "blt_s": drafts["blt-s"]["leading_correct"],
+        "blt_d_decoder_calls_per_byte": int(counters.decoder_nfe.sum()) / written,
+        "blt_d_distinct_8grams": mean([distinct_ngrams(text, 8) for text in texts]),
+    }
+
+
+def finished(options, settings: dict) -> dict[str, dict]:
+    """Variants that an earlier run under the same options left in `output`."""
+    if not options.output.is_file():
+        return {}
+    before = json.loads(options.output.read_text())
+    return before["variants"] if before.get("compared_under") == settings else {}
+
+
+def print_results(results: dict, console) -> None:
+    under = results["compared_under"]
+    table = build_table(
+        f"From {under['model']}, {under['seconds']:.0f} seconds of {results['clock']} time each, one seed",
+        "variant",
+        "steps",
+        "ms per step",
+        "bits per byte",
+        "one step: right",
+        "blt-s: right",
+        "ratio",
+        "blt-d: calls per byte",
+        "distinct 8-grams",
+        caption="right: mean leading correct bytes of drafts of validation text",
+    )
+    for name, figures in [("before", results["before"]), *results["variants"].items()]:
+        one_step, blt_s = figures["one_step"]["mean"], figures["blt_s"]["mean"]
+        table.add_row(
+            name,
+            str(figures.get("steps", "")),
+            number(1e3 * figures["seconds_per_step"], 0) if "seconds_per_step" in figures else "",
+            number(figures["bits_per_byte"], 3),
+            number(one_step, 3),
+            number(blt_s, 3),
+            number(one_step / blt_s),
+            number(figures["blt_d_decoder_calls_per_byte"]),
+            number(figures["blt_d_distinct_8grams"]),
+        )
+    console.print(table)
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    parser = build_parser(__doc__, "objective", repetitions=1, dtype="bfloat16")
+    parser.add_argument("--data", default="data/demo", help="folder of prepared data")
+    parser.add_argument("--model", default="checkpoints/fblt-demo", help="checkpoint to train on from")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of training for each variant")
+    parser.add_argument("--rate", type=float, default=0.3, help="share of the recipe's learning rates")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--rows", type=Path, default=Path("runs/benchmarks/objective"), help="keeps the packed rows")
+    parser.add_argument("--steps", type=positive, help="so many steps for each, instead of equal time")
+    options = parser.parse_args(arguments)
+    recipe = load_recipe(RECIPE) | {"data": options.data, "output": str(options.rows)}
+    recipe["trainer"]["bf16"] = options.dtype == "bfloat16"
+    results, console, clock = start(options), build_console(), CLOCKS[options.clock]
+
+    dataset = load_split(options.data, "validation")
+    documents = encode(dataset)
+    longest = max(changes.get("model", {}).get("block_size", 8) for changes in VARIANTS.values())
+    anchors = draw_anchors(documents, 32 if options.quick else ANCHORS, longest - 1, CONTEXT, options.seed)
+    prompts = draw_prompts(documents, 2 if options.quick else PROMPTS, PROMPT_BYTES, NEW_BYTES, options.seed)
+    read = encode(limit(dataset, 2000 if options.quick else MAX_BYTES, options.seed))
+    rows = patched_rows(recipe, "train", load_initial(options.model, {}))
+
+    names = ("data", "model", "seconds", "rate", "steps", "quick", "seed", "dtype", "clock")
+    results["compared_under"] = {name: getattr(options, name) for name in names} | {"threads": torch.get_num_threads()}
+    results["variants"] = finished(options, results["compared_under"])
+    results["before"] = judge(load_initial(options.model, {}), read, anchors, prompts, options.seed)
+    for name in options.variants:
+        if name in results["variants"]:
+            continue
+        changed = varied(recipe, VARIANTS[name], options.rate)
+        seconds, steps = None, options.steps
+        if steps is None:
+            probe = load_initial(options.model, changed["model"])
+            seconds = train(changed, probe, rows, TIMED_STEPS, options.seed, clock).typical()
+            steps = max(int(options.seconds / seconds), 1)
+        model = load_initial(options.model, changed["model"])
+        times = train(changed, model, rows, steps, options.seed, clock)
+        seconds = seconds or times.typical()
+        figures = judge(model, read, anchors, prompts, options.seed)
+        results["variants"][name] = {"steps": steps, "seconds_per_step": seconds, **figures}
+        save(options, results, console)
+    print_results(results, console)
+    return results
+
+
+if __name__ == "__main__":
+    main()
