@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
@@ -27,8 +26,8 @@ from training.evaluation_bytes import next_byte_figures
 from training.evaluation_drafts import draft_figures
 from training.evaluation_text import Anchor, Document, Prompt, draw_anchors, draw_prompts, encode, limit, load_split
 from training.evaluation_writing import DECODINGS, write
-from training.metrics import distinct_ngrams, mean
-from training.recipe import load_recipe
+from training.metrics import distinct_ngrams, mean, share
+from training.recipe import OBJECTIVE, load_recipe
 from training.run import load_initial, patched_rows
 from training.sequences import collate
 from training.trainer import FBLTTrainer
@@ -85,14 +84,14 @@ class StepTimes(TrainerCallback):
         return statistics.median(after - before for before, after in zip(ends, ends[1:], strict=False))
 
 
-def varied(recipe: dict, changes: Mapping[str, dict], share: float) -> dict:
-    """The recipe with a variant's changes, and with learning rates of `share` of its own."""
+def varied(recipe: dict, changes: Mapping[str, dict], rate: float) -> dict:
+    """The recipe with a variant's changes, and with learning rates of `rate` times its own."""
     recipe = copy.deepcopy(recipe)
     recipe["trainer"] |= LINEAR
     for section, fields in changes.items():
         recipe[section] |= fields
-    for rate in ("learning_rate", "muon_learning_rate"):
-        recipe["optimizer"][rate] *= share
+    for name in ("learning_rate", "muon_learning_rate"):
+        recipe["optimizer"][name] *= rate
     return recipe
 
 
@@ -171,11 +170,11 @@ def print_results(results: dict, console) -> None:
         table.add_row(
             name,
             str(figures.get("steps", "")),
-            number(1e3 * figures["seconds_per_step"], 0) if "seconds_per_step" in figures else "",
+            number(1e3 * seconds, 0) if (seconds := figures.get("seconds_per_step")) else "",
             number(figures["bits_per_byte"], 3),
             number(one_step, 3),
             number(blt_s, 3),
-            number(one_step / blt_s),
+            number(share(one_step, blt_s)),
             number(figures["blt_d_decoder_calls_per_byte"]),
             number(figures["blt_d_distinct_8grams"]),
         )
@@ -184,6 +183,7 @@ def print_results(results: dict, console) -> None:
 
 def main(arguments: list[str] | None = None) -> dict:
     parser = build_parser(__doc__, "objective", repetitions=1, dtype="bfloat16")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="what variants are variants of")
     parser.add_argument("--data", default="data/demo", help="folder of prepared data")
     parser.add_argument("--model", default="checkpoints/fblt-demo", help="checkpoint to train on from")
     parser.add_argument("--seconds", type=float, default=300.0, help="of training for each variant")
@@ -192,7 +192,8 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--rows", type=Path, default=Path("runs/benchmarks/objective"), help="keeps the packed rows")
     parser.add_argument("--steps", type=positive, help="so many steps for each, instead of equal time")
     options = parser.parse_args(arguments)
-    recipe = load_recipe(RECIPE) | {"data": options.data, "output": str(options.rows)}
+    recipe = load_recipe(options.recipe) | {"data": options.data, "output": str(options.rows)}
+    recipe["model"] = {name: value for name, value in recipe["model"].items() if name in OBJECTIVE}
     recipe["trainer"]["bf16"] = options.dtype == "bfloat16"
     results, console, clock = start(options), build_console(), CLOCKS[options.clock]
 
@@ -204,8 +205,8 @@ def main(arguments: list[str] | None = None) -> dict:
     read = encode(limit(dataset, 2000 if options.quick else MAX_BYTES, options.seed))
     rows = patched_rows(recipe, "train", load_initial(options.model, {}))
 
-    names = ("data", "model", "seconds", "rate", "steps", "quick", "seed", "dtype", "clock")
-    results["compared_under"] = {name: getattr(options, name) for name in names} | {"threads": torch.get_num_threads()}
+    names = ("recipe", "data", "model", "seconds", "rate", "steps", "quick", "seed", "dtype", "clock", "threads")
+    results["compared_under"] = {name: results["settings"][name] for name in names}
     results["variants"] = finished(options, results["compared_under"])
     results["before"] = judge(load_initial(options.model, {}), read, anchors, prompts, options.seed)
     for name in options.variants:
@@ -218,8 +219,7 @@ def main(arguments: list[str] | None = None) -> dict:
             seconds = train(changed, probe, rows, TIMED_STEPS, options.seed, clock).typical()
             steps = max(int(options.seconds / seconds), 1)
         model = load_initial(options.model, changed["model"])
-        times = train(changed, model, rows, steps, options.seed, clock)
-        seconds = seconds or times.typical()
+        train(changed, model, rows, steps, options.seed, clock)
         figures = judge(model, read, anchors, prompts, options.seed)
         results["variants"][name] = {"steps": steps, "seconds_per_step": seconds, **figures}
         save(options, results, console)

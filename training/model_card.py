@@ -14,11 +14,31 @@ from huggingface_hub import ModelCardData
 
 from training.evaluate import FORMAT
 from training.files import write_text_atomically
-from training.model_card_sections import data, limits, metrics, overview, recipe_section, samples, usage
+from training.model_card_sections import (
+    data,
+    limits,
+    metrics,
+    overview,
+    progress_section,
+    recipe_section,
+    samples,
+    usage,
+)
 from training.recipe import load_recipe
 
+# Settings in which two evaluations may differ and still compare.
+OF_NO_INFLUENCE = ("model", "batch_size", "device")
 
-def model_card(evaluation: dict, manifest: dict, recipe: dict, folder: str, hours: float | None, hardware: str) -> str:
+
+def model_card(
+    evaluation: dict,
+    manifest: dict,
+    recipe: dict,
+    folder: str,
+    hours: float | None,
+    hardware: str,
+    before: dict | None = None,
+) -> str:
     """The card's text: YAML metadata and Markdown.
 
     Args:
@@ -28,6 +48,7 @@ def model_card(evaluation: dict, manifest: dict, recipe: dict, folder: str, hour
         folder: where the checkpoint is loaded from in the example.
         hours: of training; what the checkpoint's own logs say when None.
         hardware: what it was trained on.
+        before: evaluation of an earlier state of the checkpoint, to compare with.
     """
     metadata = ModelCardData(
         language="en",
@@ -45,6 +66,7 @@ def model_card(evaluation: dict, manifest: dict, recipe: dict, folder: str, hour
         recipe_section(recipe, progress, hardware),
         data(manifest, recipe),
         metrics(evaluation),
+        *([] if before is None else [progress_section(before, evaluation)]),
         samples(evaluation),
         limits(evaluation, manifest, recipe),
     ]
@@ -65,16 +87,34 @@ def read_json(option: str, path: Path) -> dict:
         raise ValueError(f"--{option} {path}: is no JSON ({error})") from error
 
 
-def read_evaluation(path: Path) -> dict:
+def read_evaluation(option: str, path: Path) -> dict:
     """An evaluation of the format that this card understands."""
-    evaluation = read_json("evaluation", path)
+    evaluation = read_json(option, path)
     if evaluation.get("format") != FORMAT:
         raise ValueError(
-            f"--evaluation {path}: has format {evaluation.get('format')}; make it anew with training.evaluate"
+            f"--{option} {path}: has format {evaluation.get('format')}; make it anew with training.evaluate"
         )
     if evaluation["settings"]["quick"]:
-        raise ValueError(f"--evaluation {path}: was made with --quick; a card needs the full evaluation")
+        raise ValueError(f"--{option} {path}: was made with --quick; a card needs the full evaluation")
     return evaluation
+
+
+def read_before(path: Path, evaluation: dict) -> dict:
+    """An evaluation of an earlier state, made as `evaluation` was.
+
+    Raises:
+        ValueError: it was made under other settings; the message names them.
+    """
+    before = read_evaluation("before", path)
+    then, now = (
+        {name: value for name, value in found["settings"].items() if name not in OF_NO_INFLUENCE}
+        for found in (before, evaluation)
+    )
+    if other := sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name)):
+        raise ValueError(
+            f"--before {path}: was made with {other} other than --evaluation: make it anew under the same options"
+        )
+    return before
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training.model_card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--evaluation", type=Path, required=True, help="JSON file of training.evaluate")
+    parser.add_argument("--before", type=Path, help="the same of an earlier state of the checkpoint, to compare with")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest.json of the data")
     parser.add_argument("--recipe", type=Path, required=True, help="YAML recipe of the training run")
     parser.add_argument("--hours", type=float, help="hours of training; default: as the checkpoint's logs say")
@@ -93,7 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        evaluation = read_evaluation(options.evaluation)
+        evaluation = read_evaluation("evaluation", options.evaluation)
+        before = None if options.before is None else read_before(options.before, evaluation)
         manifest = read_json("manifest", options.manifest)
         recipe = load_recipe(options.recipe)
     except (ValueError, FileNotFoundError) as error:
@@ -101,9 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     folder = os.path.relpath(options.output.parent)
     folder = options.output.resolve().parent.name if folder.startswith("..") else folder
-    write_text_atomically(
-        options.output, model_card(evaluation, manifest, recipe, folder, options.hours, options.hardware)
-    )
+    card = model_card(evaluation, manifest, recipe, folder, options.hours, options.hardware, before)
+    write_text_atomically(options.output, card)
     print(f"written: {options.output}")
     return 0
 

@@ -206,6 +206,31 @@ def _writing_table(figures: dict) -> str:
     return markdown_table(headings, rows)
 
 
+def progress_section(before: dict, now: dict) -> str:
+    """The main figures of an earlier state of the checkpoint beside those of this one."""
+    drafts = {"one-step block": "one_step", "`blt-s`": "blt-s", "next byte": "ar"}
+    rows = [
+        ["training steps", *(str((e["checkpoint"]["training"] or {}).get("steps", "-")) for e in (before, now))],
+        ["bits per byte", *(number(e["next_byte"]["all"]["bits_per_byte"]) for e in (before, now))],
+    ]
+    for name, kind in drafts.items():
+        means = (number(e["drafts"][kind]["leading_correct"]["mean"]) for e in (before, now))
+        rows.append([f"leading correct bytes, {name}", *means])
+    rows.append(["one step / `blt-s`", *(interval(e["drafts"]["one_step_to_blt_s"]) for e in (before, now))])
+    for kind in ("ar", "blt-d"):
+        distinct = (number(e["writing"]["decodings"][kind]["distinct_8grams"]) for e in (before, now))
+        rows.append([f"distinct 8-grams, `{kind}`", *distinct])
+    calls = (number(e["writing"]["decodings"]["blt-d"]["decoder_calls_per_byte"]) for e in (before, now))
+    rows.append(["decoder calls per byte, `blt-d`", *calls])
+    return "\n\n".join(
+        [
+            "## Before and after",
+            "An earlier state of this checkpoint under the same evaluation.",
+            markdown_table(["", "before", "now"], rows),
+        ]
+    )
+
+
 def samples(evaluation: dict) -> str:
     parts = ["## Samples", "Greedy, not chosen: the first prompts of the evaluation."]
     for sample in evaluation["writing"]["samples"]:

@@ -106,6 +106,25 @@ def test_steps_and_hours_of_the_checkpoint(folder):
     assert "500 of 900 steps (0.2 MB" in text and "1.5 hours" in text
 
 
+def test_an_earlier_state_stands_beside_the_newest(folder, tmp_path, capsys):
+    before = json.loads((folder / "eval.json").read_text())
+    assert "## Before and after" not in write_card(folder)
+    before["next_byte"]["all"]["bits_per_byte"] = 7.125
+    before["settings"] |= {"model": "elsewhere", "batch_size": 1}
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    now = json.loads((folder / "eval.json").read_text())["next_byte"]["all"]["bits_per_byte"]
+    assert f"| bits per byte | 7.125 | {now:.3f} |" in write_card(folder, "--before", str(tmp_path / "before.json"))
+
+    before["settings"]["anchors"] = 21
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    command = ["--evaluation", "eval.json", "--manifest", "manifest.json", "--recipe", "recipe.yaml"]
+    command = [str(folder / part) if "." in part else part for part in command]
+    assert (
+        model_card.main([*command, "--before", str(tmp_path / "before.json"), "--output", str(tmp_path / "c.md")]) == 1
+    )
+    assert "['anchors']" in capsys.readouterr().err and not (tmp_path / "c.md").exists()
+
+
 def test_departures_name_what_differs_from_the_paper():
     lines = "\n".join(departures(RECIPE))
     assert "35% of blocks are draft-shaped" in lines and "65% of the block loss" in lines
