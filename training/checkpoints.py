@@ -18,10 +18,10 @@ WEIGHTS = ("*.safetensors", f"{SHARDED_MODEL}/.metadata", "pytorch_model*.bin")
 
 @contextmanager
 def alone_in(output: Path) -> Iterator[None]:
-    """Keeps other processes from training in a run's folder; ends with the process, however that ends.
+    """Keeps other processes out of a folder that is worked in; ends with the process, however that ends.
 
     Raises:
-        ValueError: another process trains there.
+        ValueError: another process works there.
     """
     output.mkdir(parents=True, exist_ok=True)
     with open(output / LOCK, "a") as file:
@@ -29,8 +29,8 @@ def alone_in(output: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise ValueError(
-                f"`output` {str(output)!r} belongs to a process that is training there: end that one first (a killed "
-                "launcher may leave its processes behind), or give another `output`."
+                f"Another process is writing `output` {str(output)!r}: end that one first (a killed launcher may leave "
+                "its processes behind), or give another `output`."
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -23,6 +23,8 @@ from datasets import DatasetDict, concatenate_datasets, load_from_disk
 from rich.console import Console
 from rich.table import Table
 
+from modeling_fblt.modeling_fblt import FBLTModel
+from training.checkpoints import alone_in
 from training.files import publish, write_text_atomically
 from training.pack_rows import SHARD_BYTES, Corpus, Shard, build_corpus, plan_shards
 from training.pack_shards import COUNTS, Packer, make_shards
@@ -94,6 +96,19 @@ def pack_corpus(options: PackOptions, shard_bytes: int = SHARD_BYTES) -> dict:
     licences = check_names(options, sources)
     model = None if options.patch_online else load_patching_model(options.model, options.recipe)
     work = options.output.with_name(f".{options.output.name}-partial")
+    with alone_in(work):
+        return pack_sources(options, sources, licences, model, work, shard_bytes)
+
+
+def pack_sources(
+    options: PackOptions,
+    sources: list[Source],
+    licences: dict[str, str],
+    model: FBLTModel | None,
+    work: Path,
+    shard_bytes: int,
+) -> dict:
+    """Packs checked sources by way of the folder `work`."""
     opened = [open_source(source, options.columns(), SPLITS, work, options.streaming) for source in sources]
     origin = {
         "script": SCRIPT,

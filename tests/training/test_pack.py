@@ -309,6 +309,27 @@ def test_killed_it_goes_on_to_the_same_result(options, tmp_path):
     assert contents(killed.output) == contents(whole.output)
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from training.checkpoints import alone_in
+
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_pack_into_one_folder(options, tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / ".packed-partial")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="Another process"):
+            pack_corpus(options(output=tmp_path / "packed"))
+        holder.communicate("")
+    pack_corpus(options(output=tmp_path / "packed"))
+
+
 def test_an_unfinished_folder_is_not_made_into_another(options, tmp_path, monkeypatch):
     interrupt(monkeypatch, after=1)
     with pytest.raises(KeyboardInterrupt):
