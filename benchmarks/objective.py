@@ -1,11 +1,11 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """What each option of the training objective does in equal time: bits per byte, and how good drafts are.
 
-    python -m benchmarks.objective --data data/demo [--seconds 300] [--variants "demo recipe" "cosine"]
+    python -m benchmarks.objective --data data/demo [--seconds 180] [--variants "demo recipe" "corruption: uniform"]
 
 Every variant of the demo recipe trains on from the same checkpoint, with a new optimizer, for as many steps as fit into
-`--seconds`: its steps are timed first, so cheaper ones make more of them. The learning rate begins at a share of the
-recipe's and falls to 0. Evaluated are documents of the validation split. One seed: small differences mean nothing.
+`--seconds`: its steps are timed first, so cheaper ones make more of them. The learning rate begins at the recipe's, or at
+a share of it, and falls to 0. Documents of the validation split are evaluated. One seed: small differences mean nothing.
 
 A variant that stands in `--output` already, made under the same options, is not run again: an interrupted run goes on.
 """
@@ -67,7 +67,9 @@ VARIANTS: dict[str, dict[str, dict]] = {
 STABLE_SHARE = 0.5  # of a warmup_stable_decay run
 TIMED_STEPS, FIRST_STEPS = 12, 3  # the first ones set things up
 # Evaluation, of the validation split.
-MAX_BYTES, ANCHORS, PROMPTS, PROMPT_BYTES, NEW_BYTES, CONTEXT, ROWS = 100_000, 1000, 12, 160, 128, 512, 16
+MAX_BYTES, ROW_LENGTH, BATCH = 100_000, 512, 32
+ANCHORS, BYTES_BEFORE = 1000, 256
+PROMPTS, PROMPT_BYTES, NEW_BYTES = 12, 160, 128
 
 
 class StepTimes(TrainerCallback):
@@ -130,11 +132,11 @@ def judge(model, documents: Sequence[Document], anchors: Sequence[Anchor], promp
     model.eval()
     drafted = model.config.block_size - 1
     anchors = [Anchor(a.source, a.context, a.carried, a.real[:drafted]) for a in anchors]
-    drafts = draft_figures(model, anchors, ROWS, seed)
-    texts, counters = write(model, prompts, DECODINGS["blt-d"], NEW_BYTES, ROWS)
+    drafts = draft_figures(model, anchors, BATCH, seed)
+    texts, counters = write(model, prompts, DECODINGS["blt-d"], NEW_BYTES, BATCH)
     written = sum(len(text) for text in texts)
     return {
-        "bits_per_byte": next_byte_figures(model, documents, CONTEXT, ROWS)["all"]["bits_per_byte"],
+        "bits_per_byte": next_byte_figures(model, documents, ROW_LENGTH, BATCH)["all"]["bits_per_byte"],
         "one_step": drafts["one_step"]["leading_correct"],
         "blt_s": drafts["blt-s"]["leading_correct"],
         "blt_d_decoder_calls_per_byte": int(counters.decoder_nfe.sum()) / written,
@@ -186,8 +188,8 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="what variants are variants of")
     parser.add_argument("--data", default="data/demo", help="folder of prepared data")
     parser.add_argument("--model", default="checkpoints/fblt-demo", help="checkpoint to train on from")
-    parser.add_argument("--seconds", type=float, default=300.0, help="of training for each variant")
-    parser.add_argument("--rate", type=float, default=0.3, help="share of the recipe's learning rates")
+    parser.add_argument("--seconds", type=float, default=180.0, help="of training for each variant")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the recipe's learning rates")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--rows", type=Path, default=Path("runs/benchmarks/objective"), help="keeps the packed rows")
     parser.add_argument("--steps", type=positive, help="so many steps for each, instead of equal time")
@@ -200,7 +202,7 @@ def main(arguments: list[str] | None = None) -> dict:
     dataset = load_split(options.data, "validation")
     documents = encode(dataset)
     longest = max(changes.get("model", {}).get("block_size", 8) for changes in VARIANTS.values())
-    anchors = draw_anchors(documents, 32 if options.quick else ANCHORS, longest - 1, CONTEXT, options.seed)
+    anchors = draw_anchors(documents, 32 if options.quick else ANCHORS, longest - 1, BYTES_BEFORE, options.seed)
     prompts = draw_prompts(documents, 2 if options.quick else PROMPTS, PROMPT_BYTES, NEW_BYTES, options.seed)
     read = encode(limit(dataset, 2000 if options.quick else MAX_BYTES, options.seed))
     rows = patched_rows(recipe, "train", load_initial(options.model, {}))

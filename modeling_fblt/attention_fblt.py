@@ -51,6 +51,26 @@ def share_heads(x: torch.Tensor, groups: int, dim: int) -> torch.Tensor:
     return x if groups == 1 else x.repeat_interleave(groups, dim)
 
 
+def take_rows(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`rows[index]`: `[rows, width]`, `[...]` -> `[..., width]`, in the way that has the cheapest gradient on CPUs."""
+    return rows.gather(0, index.flatten()[:, None].expand(-1, rows.shape[1])).unflatten(0, index.shape)
+
+
+def by_place(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Heads of the positions that each group is offered.
+
+    Args:
+        x: `[batch, heads, length, head_dim]`.
+        places: `[groups, n]`, counted through all rows: `batch index * length + position`.
+
+    Returns:
+        `[groups, heads, n, head_dim]`.
+    """
+    heads = x.shape[1]
+    index = places[:, None] * heads + torch.arange(heads, device=places.device)[:, None]
+    return take_rows(x.transpose(1, 2).flatten(0, 2), index)  # as projected, bytes before heads: no copy
+
+
 def uses_flex(config) -> bool:
     return config._attn_implementation == "flex_attention"
 
@@ -213,27 +233,25 @@ class TiledContext:
         low = torch.maximum(self.document_start, query - self.window + 1)
         return FlexContext(rule, [(low, query.expand_as(low))], self.length)
 
-    def tile(self, x: torch.Tensor) -> torch.Tensor:
-        """`[batch, heads, length, head_dim] -> [batch, tiles, heads, width, head_dim]`."""
-        x = F.pad(x, (0, 0, 0, self.tiles * self.width - self.length))
-        return x.unflatten(2, (self.tiles, self.width)).transpose(1, 2)
+    def places(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions `[tiles, n]` of every row -> places `[batch * tiles, n]`; masks hide those outside of the row."""
+        row = torch.arange(self.document_start.shape[0], device=positions.device) * self.length
+        return (row[:, None, None] + positions.clamp(0, self.length - 1)).flatten(0, 1)
 
-    def with_previous(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Each tile behind those before it: `[batch, tiles, heads, (back + 1) * width, head_dim]`."""
-        padded = F.pad(tiles, (0, 0, 0, 0, 0, 0, self.back, 0))
-        return torch.cat([padded[:, i : i + self.tiles] for i in range(self.back + 1)], dim=3)
+    @cached_property
+    def query_places(self) -> torch.Tensor:
+        return self.places(self.query_position)
+
+    @cached_property
+    def key_places(self) -> torch.Tensor:
+        return self.places(self.key_position)
 
     def attend(self, attention, query, key, value) -> Attended:
         if uses_flex(attention.config):
             return self.flex.attend(attention, query, key, value)
-        return self.attend_tiles(
-            attention, query, self.with_previous(self.tile(key)), self.with_previous(self.tile(value))
-        )
-
-    def attend_tiles(self, attention, query, keys, values) -> Attended:
-        output, weights = self.by_tile.attend(
-            attention, self.tile(query).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
-        )  # [batch * tiles, width, heads, head_dim]
+        query = by_place(query, self.query_places)
+        key, value = by_place(key, self.key_places), by_place(value, self.key_places)
+        output, weights = self.by_tile.attend(attention, query, key, value)  # [batch * tiles, width, heads, head_dim]
         output = output.unflatten(0, (-1, self.tiles)).flatten(1, 2)
         return output[:, : self.length], weights
 
@@ -315,51 +333,53 @@ class BlockTrainingContext:
         tile = layout.anchors // self.clean.width
         counts = torch.bincount(tile, minlength=self.clean.tiles)
         groups = (counts + lanes - 1) // lanes  # of each tile
-        self.group_tile = torch.repeat_interleave(groups)
+        group_tile = torch.repeat_interleave(groups)
         rank = torch.arange(len(tile), device=device) - (counts.cumsum(0) - counts)[tile]
         lane = ((groups.cumsum(0) - groups)[tile] + rank // lanes) * lanes + rank % lanes  # of each block
 
         offset = torch.arange(block_size, device=device)
         self.slot = (lane[:, None] * block_size + offset)[present[present.any(-1)]]  # of each position
-        self.shape = (len(self.group_tile), lanes * block_size)
-        slots = self.shape[0] * self.shape[1]
-        places = layout.length + torch.arange(len(self.slot), device=device)
-        # What stands in each slot, as an index into the layout; byte 0 in slots of none, which nothing sees.
-        self.source = torch.zeros(slots, dtype=torch.long, device=device).scatter(0, self.slot, places)
-        filled = torch.zeros(slots, dtype=torch.bool, device=device).scatter(0, self.slot, True).view(self.shape)
+        self.shape = (len(group_tile), lanes * block_size)  # groups, slots
+        own_places = self.query_places = self._places(self.slot)
+        self.key_places = torch.cat([self.clean.key_places[group_tile], own_places], dim=1)
+        filled = torch.zeros(self.shape, dtype=torch.bool, device=device)
+        filled.view(-1)[self.slot] = True
         of_places = (layout.position, layout.anchor, layout.document_start)
-        position, anchor, document = (values[self.source].view(*self.shape, 1) for values in of_places)
-        to_clean = block_to_clean(position, self.clean.key_position[self.group_tile][:, None], anchor, document, window)
+        position, anchor, document = (values[own_places][..., None] for values in of_places)
+        to_clean = block_to_clean(position, self.clean.key_position[group_tile][:, None], anchor, document, window)
         own = torch.arange(lanes, device=device).repeat_interleave(block_size)
         to_own = block_to_block(own[:, None], own, filled[:, None])
         self.by_group = SquareContext(torch.cat([to_clean, to_own], dim=-1))  # [groups, queries, keys]
-        self.query_source = self.source
+
+    def _places(self, slot: torch.Tensor) -> torch.Tensor:
+        """What stands in each slot, as a place of the layout: `[groups, slots]`.
+
+        Args:
+            slot: `[positions]`, where the blocks' positions stand; other slots hold byte 0, which nothing sees.
+        """
+        places = torch.zeros(self.shape, dtype=torch.long, device=slot.device)
+        places.view(-1)[slot] = self.clean.length + torch.arange(len(slot), device=slot.device)
+        return places
 
     def of_queries(self, asked: torch.Tensor) -> "BlockTrainingContext":
         """The same keys for the queries `asked` `[1, queries]`: all clean bytes, then some positions of blocks."""
         some = copy(self)
         some.slot = self.slot[asked[0, self.clean.length :] - self.clean.length]
-        places = self.clean.length + torch.arange(len(some.slot), device=asked.device)
-        some.query_source = torch.zeros_like(self.source).scatter(0, some.slot, places)
+        some.query_places = self._places(some.slot)
         return some
 
     def attend(self, attention, query, key, value) -> Attended:
-        n = self.clean.length
-        keys, values = (self.clean.with_previous(self.clean.tile(x[:, :, :n])) for x in (key, value))
-        clean, _ = self.clean.attend_tiles(attention, query[:, :, :n], keys, values)
-        if len(self.group_tile) == 0:
+        clean, _ = self.clean.attend(attention, query, key, value)
+        if self.shape[0] == 0:
             return clean, None
-        keys, values = (
-            torch.cat([_take(tiles[0], self.group_tile), self._group(x, self.source)], dim=2)
-            for tiles, x in ((keys, key), (values, value))
-        )
-        # [groups, queries, heads, head_dim]
-        output, _ = self.by_group.attend(attention, self._group(query, self.query_source), keys, values)
-        return torch.cat([clean, _take(output.flatten(0, 1), self.slot)[None]], dim=1), None
-
-    def _group(self, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """`[1, heads, places, head_dim] -> [groups, heads, slots, head_dim]`, by the place that is in each slot."""
-        return _take(x[0].transpose(0, 1), source).unflatten(0, self.shape).transpose(1, 2)
+        query = by_place(query, self.query_places)
+        key, value = by_place(key, self.key_places), by_place(value, self.key_places)
+        output, _ = self.by_group.attend(attention, query, key, value)  # [groups, slots, heads, head_dim]
+        output = output.transpose(1, 2)  # as computed, heads before slots: no copy in what follows
+        slots, heads = self.shape[1], torch.arange(output.shape[1], device=output.device)
+        rows = (self.slot // slots)[:, None] * len(heads) + heads  # [positions, heads]
+        blocks = take_rows(output.flatten(0, 2), rows * slots + (self.slot % slots)[:, None])
+        return torch.cat([clean, blocks[None]], dim=1), None
 
 
 def flex_block_training(
@@ -383,8 +403,3 @@ def flex_block_training(
     none = torch.zeros(layout.length, dtype=torch.long, device=block.device)
     blocks = (torch.cat([none, first[own]]), torch.cat([none - 1, last[own]]))
     return FlexContext(rule, [(low[None], high[None]) for low, high in (clean, blocks)], len(block))
-
-
-def _take(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`rows[index]`: `[rows, ...]`, `[length]` -> `[length, ...]`, with a cheaper gradient."""
-    return F.embedding(index, rows.flatten(1)).unflatten(1, rows.shape[1:])

@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .attention_fblt import AttentionContext, share_heads
+from .attention_fblt import AttentionContext, share_heads, take_rows
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos, sin: [batch, length, head_dim]
 
@@ -306,8 +306,12 @@ class FBLTLatentReading(FBLTCrossAttention):
         Returns:
             `[batch, length, width]`.
         """
-        query = self._heads(self.q_proj(self.query_norm(hidden))) * self.scaling
         source = self.key_norm(slots)
+        if slots.shape[2] == 1:
+            # A softmax over one slot is 1 whatever query and key are, so all bytes of a latent read the same.
+            read = self.o_proj(self._key_heads(self.v_proj(source[:, :, 0])).flatten(2))
+            return 2 * hidden + select_rows(read, latent)
+        query = self._heads(self.q_proj(self.query_norm(hidden))) * self.scaling
         both = torch.cat([self.k_proj(source), self.v_proj(source)], dim=-1)
         # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
         key, value = (self._key_heads(part) for part in select_rows(both, latent).chunk(2, dim=-1))
@@ -318,10 +322,8 @@ class FBLTLatentReading(FBLTCrossAttention):
 
 def select_rows(source: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`source[b, index[b, i]]`: `[batch, rows, ...]`, `[batch, length]` -> `[batch, length, ...]`."""
-    rows = source.shape[1]
-    offset = torch.arange(index.shape[0], device=index.device)[:, None] * rows
-    flat = F.embedding(index + offset, source.flatten(0, 1).flatten(1))
-    return flat.unflatten(-1, source.shape[2:])
+    offset = torch.arange(index.shape[0], device=index.device)[:, None] * source.shape[1]
+    return take_rows(source.flatten(0, 1).flatten(1), index + offset).unflatten(-1, source.shape[2:])
 
 
 def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functions: int, rows: int) -> torch.Tensor:
