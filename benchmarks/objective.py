@@ -3,9 +3,10 @@
 
     python -m benchmarks.objective --data data/demo [--seconds 180] [--variants "demo recipe" "corruption: uniform"]
 
-Every variant of the demo recipe trains on from the same checkpoint, with a new optimizer, for as many steps as fit into
-`--seconds`: its steps are timed first, so cheaper ones make more of them. The learning rate begins at the recipe's, or at
-a share of it, and falls to 0. Documents of the validation split are evaluated. One seed: small differences mean nothing.
+Every variant of the demo recipe trains on from the same checkpoint, with a new optimizer, for as many steps as fit
+into `--seconds`: its steps are timed first, so cheaper ones make more of them. The learning rate begins at the
+recipe's, or at a share of it, and falls to 0. Documents of the validation split are evaluated. One seed: small
+differences mean nothing.
 
 A variant that stands in `--output` already, made under the same options, is not run again: an interrupted run goes on.
 """

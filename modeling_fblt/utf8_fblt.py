@@ -112,7 +112,9 @@ def allowed_ids(state: torch.Tensor, room: torch.Tensor | int | None = None) -> 
     allowed = tables.allowed[state]
     if room is None:
         return allowed
-    return allowed & (tables.size <= (room[..., None] if isinstance(room, torch.Tensor) else room))
+    # A row that is full already may end all the same.
+    fits = room.clamp(min=0)[..., None] if isinstance(room, torch.Tensor) else max(room, 0)
+    return allowed & (tables.size <= fits)
 
 
 def valid_prefix(

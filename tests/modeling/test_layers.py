@@ -1,6 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Layers, against the same arithmetic written out one position at a time."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,10 +87,11 @@ def test_pooling_equals_attention_over_each_patchs_bytes_alone():
                 torch.testing.assert_close(pooled[row, p, slot], expected, atol=1e-12, rtol=0)
 
 
-def test_a_byte_reads_the_slots_of_its_own_latent_alone():
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_byte_reads_the_slots_of_its_own_latent_alone(k):
     torch.manual_seed(0)
     module = FBLTLatentReading(tiny_config().decoder_config).double()
-    hidden, slots = torch.randn(2, 5, 32).double(), torch.randn(2, 3, 2, 32).double()
+    hidden, slots = torch.randn(2, 5, 32).double(), torch.randn(2, 3, k, 32).double()
     latent = torch.tensor([[0, 0, 1, 1, 1], [1, 0, 1, 0, 0]])
     slots[:, 2] = torch.nan  # a latent that nobody reads may hold anything
     read = module(hidden, slots, latent)

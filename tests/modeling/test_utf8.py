@@ -90,7 +90,7 @@ def check_rows(rows: torch.Tensor, room: int | None = None) -> None:
     assert torch.equal(open_bytes(rows, lengths), torch.tensor([len(one) for one in held]))
 
 
-@pytest.mark.parametrize("room", [None, *range(6)])
+@pytest.mark.parametrize("room", [None, *range(-1, 6)])
 def test_every_single_byte(room):
     check_rows(torch.arange(256)[:, None] + 4, room)
 
