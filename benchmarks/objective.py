@@ -1,17 +1,18 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """What each option of the training objective does in equal time: bits per byte, and how good drafts are.
 
-    python -m benchmarks.objective --data data/demo [--seconds 180] [--variants "demo recipe" "corruption: uniform"]
+    python -m benchmarks.objective --data data/demo [--seconds 150] [--variants "demo recipe" "corruption: uniform"]
 
-Every variant of the demo recipe trains on from the same checkpoint, with a new optimizer, for as many steps as fit
-into `--seconds`: its steps are timed first, so cheaper ones make more of them. The learning rate begins at the
-recipe's, or at a share of it, and falls to 0. Documents of the validation split are evaluated. One seed: small
-differences mean nothing.
+The checkpoint first forgets to draft: `<mask>` gets the mean of the other bytes' embeddings, and some steps are trained
+on next bytes alone. From there every variant of the demo recipe trains on, with a new optimizer, for as many steps as
+fit into `--seconds`: its steps are timed first, so cheaper ones make more of them. The learning rate begins at a share
+of the recipe's and falls to 0. Documents of the validation split are evaluated. One seed: small differences say little.
 
 A variant that stands in `--output` already, made under the same options, is not run again: an interrupted run goes on.
 """
 
 import copy
+import hashlib
 import json
 import shutil
 import statistics
@@ -23,10 +24,13 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from benchmarks.harness import CLOCKS, build_console, build_parser, build_table, number, positive, save, start
+from conversion.add_diffusion import mask_row
+from modeling_fblt.configuration_fblt import MASK_ID
 from training.evaluation_bytes import next_byte_figures
 from training.evaluation_drafts import draft_figures
 from training.evaluation_text import Anchor, Document, Prompt, draw_anchors, draw_prompts, encode, limit, load_split
 from training.evaluation_writing import DECODINGS, write
+from training.files import appearing_folder
 from training.metrics import distinct_ngrams, mean, share
 from training.recipe import OBJECTIVE, load_recipe
 from training.run import load_initial, patched_rows
@@ -45,6 +49,7 @@ PAPER = {
     "distillation": 0.0,
 }
 LINEAR = {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}, "warmup_steps": 10}
+NEXT_BYTE = {"model": {"diffusion_loss_weight": 0.0}}
 VARIANTS: dict[str, dict[str, dict]] = {
     BASE: {},
     "corruption: uniform": {"model": {"corruption": "uniform"}},
@@ -52,7 +57,7 @@ VARIANTS: dict[str, dict[str, dict]] = {
     "corruption: prefix": {"model": {"corruption": "prefix"}},
     "draft_fraction: 0.5": {"model": {"draft_fraction": 0.5}},
     "diffusion_loss_weight: 1": {"model": {"diffusion_loss_weight": 1.0}},
-    "diffusion_loss_weight: 0": {"model": {"diffusion_loss_weight": 0.0}},
+    "diffusion_loss_weight: 0": NEXT_BYTE,
     "block_fraction: 1": {"model": {"block_fraction": 1.0}},
     "random_anchor_fraction: 0": {"model": {"random_anchor_fraction": 0.0}},
     "distillation: 0": {"model": {"distillation": 0.0}},
@@ -65,6 +70,11 @@ VARIANTS: dict[str, dict[str, dict]] = {
     },
     "the paper's objective": {"model": PAPER},
 }
+# Options that figures depend on.
+COMPARED_UNDER = (
+    *("recipe", "data", "model", "forget", "seconds", "rate", "steps"),
+    *("quick", "seed", "dtype", "clock", "threads"),
+)
 STABLE_SHARE = 0.5  # of a warmup_stable_decay run
 TIMED_STEPS, FIRST_STEPS = 12, 3  # the first ones set things up
 # Evaluation, of the validation split.
@@ -145,6 +155,23 @@ def judge(model, documents: Sequence[Document], anchors: Sequence[Anchor], promp
     }
 
 
+def forgetful(options, recipe: dict, rows: Dataset, clock) -> Path:
+    """The checkpoint after `options.forget` steps on next bytes, with an embedding of `<mask>` that says nothing: where
+    variants begin. Made once for the same options.
+    """
+    made_under = {name: str(getattr(options, name)) for name in COMPARED_UNDER if name not in ("seconds", "steps")}
+    digest = hashlib.sha256(json.dumps(made_under).encode()).hexdigest()[:16]
+    folder = options.rows / f"beginning-{digest}"
+    if not folder.is_dir():
+        model = load_initial(options.model, recipe["model"])
+        train(recipe, model, rows, options.forget, options.seed, clock)
+        table = model.model.decoder.embed_tokens.weight.data
+        table[MASK_ID] = mask_row(table[:MASK_ID], "mean")
+        with appearing_folder(folder) as written:
+            model.save_pretrained(written)
+    return folder
+
+
 def finished(options, settings: dict) -> dict[str, dict]:
     """Variants that an earlier run under the same options left in `output`."""
     if not options.output.is_file():
@@ -189,8 +216,9 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="what variants are variants of")
     parser.add_argument("--data", default="data/demo", help="folder of prepared data")
     parser.add_argument("--model", default="checkpoints/fblt-demo", help="checkpoint to train on from")
-    parser.add_argument("--seconds", type=float, default=180.0, help="of training for each variant")
-    parser.add_argument("--rate", type=float, default=1.0, help="share of the recipe's learning rates")
+    parser.add_argument("--seconds", type=float, default=150.0, help="of training for each variant")
+    parser.add_argument("--rate", type=float, default=0.5, help="share of the recipe's learning rates")
+    parser.add_argument("--forget", type=int, default=200, help="steps on next bytes alone; 0: as the checkpoint is")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--rows", type=Path, default=Path("runs/benchmarks/objective"), help="keeps the packed rows")
     parser.add_argument("--steps", type=positive, help="so many steps for each, instead of equal time")
@@ -208,20 +236,22 @@ def main(arguments: list[str] | None = None) -> dict:
     read = encode(limit(dataset, 2000 if options.quick else MAX_BYTES, options.seed))
     rows = patched_rows(recipe, "train", load_initial(options.model, {}))
 
-    names = ("recipe", "data", "model", "seconds", "rate", "steps", "quick", "seed", "dtype", "clock", "threads")
-    results["compared_under"] = {name: results["settings"][name] for name in names}
+    results["compared_under"] = {name: results["settings"][name] for name in COMPARED_UNDER}
     results["variants"] = finished(options, results["compared_under"])
-    results["before"] = judge(load_initial(options.model, {}), read, anchors, prompts, options.seed)
+    beginning = options.model
+    if options.forget:
+        beginning = str(forgetful(options, varied(recipe, NEXT_BYTE, options.rate), rows, clock))
+    results["before"] = judge(load_initial(beginning, {}), read, anchors, prompts, options.seed)
     for name in options.variants:
         if name in results["variants"]:
             continue
         changed = varied(recipe, VARIANTS[name], options.rate)
         seconds, steps = None, options.steps
         if steps is None:
-            probe = load_initial(options.model, changed["model"])
+            probe = load_initial(beginning, changed["model"])
             seconds = train(changed, probe, rows, TIMED_STEPS, options.seed, clock).typical()
             steps = max(int(options.seconds / seconds), 1)
-        model = load_initial(options.model, changed["model"])
+        model = load_initial(beginning, changed["model"])
         train(changed, model, rows, steps, options.seed, clock)
         figures = judge(model, read, anchors, prompts, options.seed)
         results["variants"][name] = {"steps": steps, "seconds_per_step": seconds, **figures}

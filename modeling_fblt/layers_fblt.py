@@ -296,6 +296,10 @@ class FBLTPooling(FBLTCrossAttention):
 class FBLTLatentReading(FBLTCrossAttention):
     """Decoder side: a byte attends to the slots of one latent."""
 
+    def unread_with_one_slot(self) -> list[nn.Module]:
+        """What `forward` does without where a latent has one slot."""
+        return [self.query_norm, self.q_proj, self.k_proj]
+
     def forward(self, hidden: torch.Tensor, slots: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         """
         Args:

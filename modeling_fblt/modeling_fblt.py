@@ -15,7 +15,8 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 
-from .attention_fblt import BlockTrainingContext, CachedContext, SquareContext, flex_block_training, uses_flex
+from .attention_fblt import CachedContext, SquareContext, uses_flex
+from .block_training_fblt import BlockTrainingContext, flex_block_training
 from .cache_fblt import FBLTCache
 from .configuration_fblt import FBLTConfig
 from .diffusion_fblt import IGNORED, Blocks, block_loss, build_blocks, next_byte_loss
@@ -106,7 +107,7 @@ class FBLTModel(FBLTPreTrainedModel):
         self.patcher = None
         if config.patching_mode == "entropy":
             self.patcher = FBLTPatcher(config.patcher_config)
-            self.patcher.requires_grad_(False)
+        self._freeze()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -118,9 +119,17 @@ class FBLTModel(FBLTPreTrainedModel):
     def train(self, mode: bool = True) -> "FBLTModel":
         super().train(mode)
         if self.patcher is not None:
-            # Frozen here too: loading makes new parameters, and then calls `eval`.
-            self.patcher.eval().requires_grad_(False)
+            self.patcher.eval()
+        self._freeze()  # here too: loading makes new parameters, and then calls `eval`
         return self
+
+    def _freeze(self) -> None:
+        """Freezes what no gradient reaches, so that optimizers and distributed training do not wait for one."""
+        unreached = [] if self.patcher is None else [self.patcher]
+        if self.config.cross_attn_k == 1:
+            unreached += [part for reader in self.decoder.readers for part in reader.unread_with_one_slot()]
+        for module in unreached:
+            module.requires_grad_(False)
 
     # --- bytes -> patch starts ---
 

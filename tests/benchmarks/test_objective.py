@@ -49,7 +49,19 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_variants_are_trained_judged_and_kept(folder, monkeypatch):
     output = folder / "objective.json"
-    command = ["--quick", "--steps", "2", "--dtype", "float32", "--output", str(output), "--rows", str(folder / "rows")]
+    command = [
+        "--quick",
+        "--steps",
+        "2",
+        "--forget",
+        "1",
+        "--dtype",
+        "float32",
+        "--output",
+        str(output),
+        "--rows",
+        str(folder / "rows"),
+    ]
     command += [
         "--recipe",
         str(folder / "recipe.yaml"),
@@ -69,4 +81,4 @@ def test_variants_are_trained_judged_and_kept(folder, monkeypatch):
     monkeypatch.setattr(objective, "train", lambda *args: pytest.fail("a variant was trained again"))
     assert objective.main([*command, "--variants", objective.BASE])["variants"] == figures
     with pytest.raises(pytest.fail.Exception):
-        objective.main([*command, "--rate", "0.5", "--variants", objective.BASE])
+        objective.main([*command, "--rate", "0.25", "--variants", objective.BASE])

@@ -4,7 +4,8 @@
 import pytest
 import torch
 
-from modeling_fblt.attention_fblt import FLEX_TILE, BlockTrainingContext, TiledContext, flex_block_training
+from modeling_fblt.attention_fblt import FLEX_TILE, TiledContext
+from modeling_fblt.block_training_fblt import BlockTrainingContext, flex_block_training
 from modeling_fblt.masks_fblt import training_square, windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
 from tests.modeling.layouts import flat_square, random_layout

@@ -57,7 +57,7 @@ def test_frozen_parts_stay_as_they_are():
 
 
 def test_every_part_that_trains_gets_a_gradient():
-    for changes in ({}, {"decoder_input": "encoder"}):
+    for changes in ({}, {"decoder_input": "encoder"}, {"cross_attn_k": 1}):
         model = tiny_model(dtype=torch.float32, **changes).train()
         ids = text_ids().expand(2, -1)
         model(ids, labels=ids).loss.backward()

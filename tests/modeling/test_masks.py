@@ -4,14 +4,8 @@
 import pytest
 import torch
 
-from modeling_fblt.attention_fblt import (
-    SHORTEST_TILE,
-    BlockTrainingContext,
-    SquareContext,
-    TiledContext,
-    TrainingLayout,
-    flex_block_training,
-)
+from modeling_fblt.attention_fblt import SHORTEST_TILE, SquareContext, TiledContext
+from modeling_fblt.block_training_fblt import BlockTrainingContext, TrainingLayout, flex_block_training
 from modeling_fblt.masks_fblt import training_layout, training_square, windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
 from tests.modeling.layouts import flat_square, random_document_starts, random_layout

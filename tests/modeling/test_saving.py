@@ -113,6 +113,13 @@ def test_settings_of_generate_are_kept(saved, tmp_path):
     assert loaded.generation_config.block_size == model.config.block_size
 
 
+def test_readers_of_a_single_slot_are_frozen_where_nothing_reads_them(tmp_path):
+    tiny_model(dtype=torch.float32, cross_attn_k=1).save_pretrained(tmp_path)
+    model = FBLTForCausalLM.from_pretrained(tmp_path).train()
+    frozen = {n.split(".")[-2] for n, p in model.named_parameters() if "readers." in n and not p.requires_grad}
+    assert frozen == {"query_norm", "q_proj", "k_proj"}
+
+
 def test_a_loaded_patcher_is_frozen(tmp_path):
     tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
     for model in (FBLTForCausalLM.from_pretrained(tmp_path), FBLTModel.from_pretrained(tmp_path)):

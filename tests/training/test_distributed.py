@@ -48,6 +48,12 @@ def recipes(folder: Path, name: str, batch: int) -> dict[str, Path]:
         # The frozen patcher is no unused parameter: gradients need no search for such.
         "adamw": {"model": WHOLE_BLOCKS, "optimizer": adamw, "trainer": {"ddp_find_unused_parameters": False}},
         "muon": {"model": WHOLE_BLOCKS, "optimizer": muon},
+        # Nor are the weights that readers of a single slot do without.
+        "single-slot": {
+            "model": {**WHOLE_BLOCKS, "cross_attn_k": 1},
+            "optimizer": adamw,
+            "trainer": {"activation_checkpointing": True, "ddp_find_unused_parameters": False},
+        },
         "no-blocks": {"model": {"block_size": None}, "optimizer": adamw},
         # Rows with different numbers of target bytes: losses are averaged over those of both processes.
         "prompts": {"model": WHOLE_BLOCKS, "optimizer": adamw, "data": str(folder / "prompts")},

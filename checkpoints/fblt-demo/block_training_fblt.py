@@ -1,0 +1,1 @@
+../../modeling_fblt/block_training_fblt.py
