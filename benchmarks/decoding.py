@@ -43,7 +43,6 @@ from training.evaluation_text import Document, Prompt, draw_prompts, encode, lim
 from training.evaluation_writing import equality, write
 from training.metrics import share
 
-NEAR_TIE = 1e-4  # logits
 # Byte by byte, then as what is drafted grows; names are those of tables and figures.
 ANY_MODEL = {
     "ar": {"decoding": "ar"},
@@ -191,10 +190,7 @@ def compare_texts(model, prompts: Sequence[Prompt], modes: dict[str, dict], new_
         if settings["decoding"] not in VERIFIED:
             continue
         texts, _ = write(model, prompts, settings, new_bytes, batch_size)
-        result = equality(model, prompts, plain, texts)
-        for difference in result["differences"]:
-            difference["near_tie"] = difference["near_tie"] and difference["top_2_gap"] < NEAR_TIE
-        found[name] = result
+        found[name] = equality(model, prompts, plain, texts)
     return found
 
 

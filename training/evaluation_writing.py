@@ -21,7 +21,7 @@ DECODINGS = {
 VERIFIED = ("blt-s", "blt-dv")
 NGRAM = 8
 # Logits of two orders of summation differ by about 1e-5 in float32: two bytes closer than this are a near-tie.
-NEAR_TIE = 1e-3
+NEAR_TIE = 1e-4
 
 
 @dataclass

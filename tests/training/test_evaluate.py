@@ -17,7 +17,7 @@ from training.evaluation_bytes import next_byte_figures  # noqa: E402
 from training.evaluation_drafts import continuations, draft_figures  # noqa: E402
 from training.evaluation_plots import plot_evaluation  # noqa: E402
 from training.evaluation_text import Document, cut_rows, draw_anchors, draw_prompts, right_padded  # noqa: E402
-from training.evaluation_writing import describe_difference, equality, readable  # noqa: E402
+from training.evaluation_writing import NEAR_TIE, describe_difference, equality, readable  # noqa: E402
 from training.metrics import (  # noqa: E402
     AccuracyByOffset,
     distinct_ngrams,
@@ -271,7 +271,7 @@ def test_a_difference_is_described_and_a_tie_recognised(model):
         best = model(torch.from_numpy(prompt.ids)[None]).logits[0, -1].topk(2).indices.tolist()
     described = describe_difference(model, prompt, [best[0], 7], [best[1], 7], 0)
     assert described["position"] == 0 and described["ids"] == best
-    assert described["near_tie"] == (described["top_2_gap"] < 1e-3)
+    assert described["near_tie"] == (described["top_2_gap"] < NEAR_TIE)
     third = next(i for i in range(4, 10) if i not in best)
     assert not describe_difference(model, prompt, [best[0]], [third], 0)["near_tie"]
     tied = FBLTForCausalLM(model.config).double().eval()
