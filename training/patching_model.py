@@ -51,11 +51,11 @@ def load_trained_patcher(patcher: FBLTPatcher, folder: str | Path, recipe: str =
 def patching_model(config: FBLTConfig, patcher: FBLTPatcher | None) -> FBLTModel:
     """An FBLT of this config whose `patch` works; the networks that it does not run are not there."""
     with torch.device("meta"):
-        model = FBLTModel(config)
+        model = FBLTModel(config).eval()
     for network in ("encoder", "global_transformer", "decoder"):
         setattr(model, network, None)
-    model.patcher = patcher
-    return model.eval().requires_grad_(False)
+    model.patcher = None if patcher is None else patcher.eval()
+    return model.requires_grad_(False)
 
 
 def patcher_digest(patcher: FBLTPatcher) -> str:
