@@ -37,8 +37,7 @@ from training.run import load_initial, patched_rows
 from training.sequences import collate
 from training.trainer import FBLTTrainer
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RECIPE = REPOSITORY / "training/recipes/demo.yaml"
+RECIPE = Path("training/recipes/demo.yaml")
 BASE = "demo recipe"
 # What each changes in the sections of the recipe; everything else stays.
 PAPER = {
