@@ -26,7 +26,7 @@ from benchmarks.harness import (
     number,
     paired_ratio,
     positive,
-    save,
+    report,
     start,
     summary_of,
 )
@@ -356,11 +356,7 @@ def main(arguments: list[str] | None = None) -> dict:
             results["profiles"][name] = profile_generation(
                 lambda name=name: prefix.generate(model, new_bytes, **modes[name]), model, clock
             )
-    print_results(results, console)
-    save(options, results, console)
-    if options.plot:
-        draw(results, options.output.with_suffix(".png"))
-    return results
+    return report(options, results, console, print_results, draw)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from benchmarks.harness import (
     number,
     paired_ratio,
     positive,
-    save,
+    report,
     start,
     summary_of,
 )
@@ -244,11 +244,7 @@ def main(arguments: list[str] | None = None) -> dict:
         "figures": combine(runs, parameters_read(model), dtype.itemsize),
         "runs": runs,
     }
-    print_results(results, console)
-    save(options, results, console)
-    if options.plot:
-        draw(results, options.output.with_suffix(".png"))
-    return results
+    return report(options, results, console, print_results, draw)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,21 @@ class Stopwatch(BaseStreamer):
         return sum(count for _, count in self.arrivals[skip : len(self.arrivals) - drop])
 
 
+def report(
+    options: argparse.Namespace,
+    results: dict[str, Any],
+    console: Console,
+    print_results: Callable[[dict, Console], None],
+    draw: Callable[[dict, Path], None],
+) -> dict[str, Any]:
+    """Prints the tables, writes the JSON file and, if asked for, the figure beside it; returns the results."""
+    print_results(results, console)
+    save(options, results, console)
+    if options.plot:
+        draw(results, options.output.with_suffix(".png"))
+    return results
+
+
 def save(options: argparse.Namespace, results: Mapping[str, Any], console: Console) -> None:
     """Writes the JSON file."""
     write_text_atomically(options.output, json.dumps(results, indent=2) + "\n")

@@ -14,7 +14,6 @@ A variant that stands in `--output` already, made under the same options, is not
 import copy
 import hashlib
 import json
-import shutil
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,10 +28,10 @@ from modeling_fblt.configuration_fblt import MASK_ID
 from training.evaluation_bytes import next_byte_figures
 from training.evaluation_drafts import draft_figures
 from training.evaluation_text import Anchor, Document, Prompt, draw_anchors, draw_prompts, encode, limit, load_split
-from training.evaluation_writing import DECODINGS, write
+from training.evaluation_writing import DECODINGS, NGRAM, write
 from training.files import appearing_folder
 from training.metrics import distinct_ngrams, mean, share
-from training.recipe import OBJECTIVE, load_recipe
+from training.recipe import OBJECTIVE, PAPER, load_recipe
 from training.run import load_initial, patched_rows
 from training.sequences import collate
 from training.trainer import FBLTTrainer
@@ -40,13 +39,6 @@ from training.trainer import FBLTTrainer
 RECIPE = Path("training/recipes/demo.yaml")
 BASE = "demo recipe"
 # What each changes in the sections of the recipe; everything else stays.
-PAPER = {
-    "corruption": "uniform",
-    "diffusion_loss_weight": 1.0,
-    "block_fraction": 1.0,
-    "random_anchor_fraction": 0.0,
-    "distillation": 0.0,
-}
 LINEAR = {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {}, "warmup_steps": 10}
 NEXT_BYTE = {"model": {"diffusion_loss_weight": 0.0}}
 VARIANTS: dict[str, dict[str, dict]] = {
@@ -115,8 +107,7 @@ def train(recipe: dict, model, rows: Dataset, steps: int, seed: int, clock) -> S
     if settings["lr_scheduler_type"] == "warmup_stable_decay":
         decay = {"num_decay_steps": round(steps * (1 - STABLE_SHARE)), "min_lr_ratio": 0.0}
         settings["lr_scheduler_kwargs"] = settings["lr_scheduler_kwargs"] | decay
-    folder = tempfile.mkdtemp()
-    try:
+    with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             **settings | {"max_steps": steps, "report_to": [], "save_strategy": "no", "seed": seed},
@@ -132,8 +123,6 @@ def train(recipe: dict, model, rows: Dataset, steps: int, seed: int, clock) -> S
             anchors=[],
         )
         trainer.train()
-    finally:
-        shutil.rmtree(folder)
     return times
 
 
@@ -150,7 +139,7 @@ def judge(model, documents: Sequence[Document], anchors: Sequence[Anchor], promp
         "one_step": drafts["one_step"]["leading_correct"],
         "blt_s": drafts["blt-s"]["leading_correct"],
         "blt_d_decoder_calls_per_byte": int(counters.decoder_nfe.sum()) / written,
-        "blt_d_distinct_8grams": mean([distinct_ngrams(text, 8) for text in texts]),
+        "blt_d_distinct_8grams": mean([distinct_ngrams(text, NGRAM) for text in texts]),
     }
 
 
@@ -171,12 +160,13 @@ def forgetful(options, recipe: dict, rows: Dataset, clock) -> Path:
     return folder
 
 
-def finished(options, settings: dict) -> dict[str, dict]:
-    """Variants that an earlier run under the same options left in `output`."""
-    if not options.output.is_file():
-        return {}
-    before = json.loads(options.output.read_text())
-    return before["variants"] if before.get("compared_under") == settings else {}
+def judged(options, settings: dict) -> dict:
+    """`before` and `variants` that an earlier run under the same options left in `output`."""
+    if options.output.is_file():
+        earlier = json.loads(options.output.read_text())
+        if earlier.get("compared_under") == settings:
+            return {name: earlier[name] for name in ("before", "variants")}
+    return {"variants": {}}
 
 
 def print_results(results: dict, console) -> None:
@@ -236,11 +226,12 @@ def main(arguments: list[str] | None = None) -> dict:
     rows = patched_rows(recipe, "train", load_initial(options.model, {}))
 
     results["compared_under"] = {name: results["settings"][name] for name in COMPARED_UNDER}
-    results["variants"] = finished(options, results["compared_under"])
+    results |= judged(options, results["compared_under"])
     beginning = options.model
     if options.forget:
         beginning = str(forgetful(options, varied(recipe, NEXT_BYTE, options.rate), rows, clock))
-    results["before"] = judge(load_initial(beginning, {}), read, anchors, prompts, options.seed)
+    if "before" not in results:
+        results["before"] = judge(load_initial(beginning, {}), read, anchors, prompts, options.seed)
     for name in options.variants:
         if name in results["variants"]:
             continue

@@ -45,7 +45,7 @@ from benchmarks.harness import (
     number,
     paired_ratio,
     positive,
-    save,
+    report,
     start,
     summary_of,
 )
@@ -404,11 +404,7 @@ def main(arguments: list[str] | None = None) -> dict:
         runs = interleave(turns, options.repetitions)
         results["patch_lengths"][f"{length:.2f}"] = combine(runs, modes, component_parameters(model))
         results["runs"][f"{length:.2f}"] = runs
-    print_results(results, console)
-    save(options, results, console)
-    if options.plot:
-        draw(results, options.output.with_suffix(".png"))
-    return results
+    return report(options, results, console, print_results, draw)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from benchmarks.harness import (
     number,
     paired_ratio,
     positive,
-    save,
+    report,
     start,
     summary_of,
 )
@@ -236,11 +236,7 @@ def main(arguments: list[str] | None = None) -> dict:
         runs = interleave(turns, options.repetitions)
         results["figures"] += combine(config, dtype.itemsize, batch, runs, memory)
         results["runs"][batch] = runs
-    print_results(results, console)
-    save(options, results, console)
-    if options.plot:
-        draw(results, options.output.with_suffix(".png"))
-    return results
+    return report(options, results, console, print_results, draw)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from benchmarks.harness import (
 from benchmarks.transformers_blt import transformers_twin
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from training.optimizers import build_optimizer
-from training.recipe import load_recipe
+from training.recipe import PAPER, load_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPE = REPOSITORY / "training/recipes/demo.yaml"
@@ -51,14 +51,7 @@ LENGTHS = (512, 1024, 2048, 4096, 8192)
 QUICK_LENGTHS = (128, 256)
 MEAN_PATCH_LENGTH = 4
 # The paper's objective with every block, whatever the recipe trains with.
-OBJECTIVE = {
-    "block_size": 8,
-    "corruption": "uniform",
-    "diffusion_loss_weight": 1.0,
-    "block_fraction": 1.0,
-    "random_anchor_fraction": 0.0,
-    "distillation": 0.0,
-}
+OBJECTIVE = {**PAPER, "block_size": 8}
 # BLT-1B's layers at a quarter of its width: the share of the global transformer is what blocks are measured against.
 QUARTER_1B = {
     "encoder_config": {

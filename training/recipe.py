@@ -28,6 +28,8 @@ OBJECTIVE = (
     "random_anchor_fraction",
     "distillation",
 )
+# The paper's objective, whatever its blocks' size: what the config has by default.
+PAPER = {name: getattr(FBLTConfig(), name) for name in OBJECTIVE if name != "block_size"}
 GIVEN_BY_RECIPE = {"output_dir": "output", "seed": "seed", "prediction_loss_only": None, "resume_from_checkpoint": None}
 
 

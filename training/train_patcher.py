@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, load_from_disk
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from modeling_fblt import FBLTConfig
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
@@ -29,9 +29,9 @@ from modeling_fblt.patching_fblt import (
     patch_starts,
 )
 from modeling_fblt.rows_fblt import Chunk
-from training.optimizers import build_optimizer
 from training.recipe import load_recipe
 from training.sequences import collate, limit_sources, pack
+from training.trainer import RecipeTrainer
 
 
 def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,17 +48,12 @@ def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int)
     return patcher(ids, chunk.positions, local_context(patcher.config, None, chunk)), chunk.document_start
 
 
-class PatcherTrainer(Trainer):
+class PatcherTrainer(RecipeTrainer):
     """Next-byte cross-entropy for a bare patcher."""
 
-    def __init__(self, *args, recipe_optimizer: dict, eos_token_id: int, **kwargs):
+    def __init__(self, *args, eos_token_id: int, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recipe_optimizer, self.eos_token_id = recipe_optimizer, eos_token_id
-
-    def create_optimizer(self, model=None):
-        if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model, **self.recipe_optimizer)
-        return self.optimizer
+        self.eos_token_id = eos_token_id
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ids = inputs["input_ids"]

@@ -20,25 +20,36 @@ from training.sharded import is_sharded, load_sharded_model, load_sharded_optimi
 SUMS_NAME = "log_sums_{}.pt"  # by process
 
 
-class FBLTTrainer(Trainer):
-    """Trains an FBLT as a recipe says.
+class RecipeTrainer(Trainer):
+    """The Trainer with a recipe's optimizer.
 
     Args:
         recipe_optimizer: arguments of `build_optimizer`.
-        anchors: places to draft at when evaluating.
     """
 
-    def __init__(self, *args, recipe_optimizer: dict, anchors: list[Anchor], **kwargs):
+    def __init__(self, *args, recipe_optimizer: dict, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recipe_optimizer, self.anchors = recipe_optimizer, anchors
-        self.output = Path(self.args.output_dir)
-        self.sums = StepSums(self.args.device)
-        self.writes_aside = False
+        self.recipe_optimizer = recipe_optimizer
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model, **self.recipe_optimizer)
         return self.optimizer
+
+
+class FBLTTrainer(RecipeTrainer):
+    """Trains an FBLT as a recipe says.
+
+    Args:
+        anchors: places to draft at when evaluating.
+    """
+
+    def __init__(self, *args, anchors: list[Anchor], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.anchors = anchors
+        self.output = Path(self.args.output_dir)
+        self.sums = StepSums(self.args.device)
+        self.writes_aside = False
 
     # --- metrics ---
 
