@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Stopwatch
 from modeling_fblt.cache_fblt import RETAINED
+
+from .harness import Stopwatch
 
 # What a cache can always be taken back by, and some room for drafts.
 MOST_NEW = RETAINED - 6

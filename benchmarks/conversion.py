@@ -19,15 +19,15 @@ import time
 from pathlib import Path
 
 import torch
+from fblt.conversion.export_blt import export
+from fblt.conversion.folder import write_folder
+from fblt.conversion.layouts import empty_model, shapes_of
+from fblt.conversion.writing import Entry, write_safetensors
 
-from conversion.export_blt import export
-from conversion.folder import write_folder
-from conversion.layouts import empty_model, shapes_of
-from conversion.writing import Entry, write_safetensors
 from modeling_fblt import FBLTConfig
 
 LAYOUTS = ("meta", "training", "transformers")
-IDLE = "import conversion.convert_blt"
+IDLE = "import fblt.conversion.convert_blt"
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

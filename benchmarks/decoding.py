@@ -13,10 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fblt.training.evaluation_bytes import next_byte_figures
+from fblt.training.evaluation_text import Document, Prompt, draw_prompts, encode, limit, load_split
+from fblt.training.evaluation_writing import equality, write
+from fblt.training.metrics import share
 from rich.console import Console
 
-from benchmarks.continuing import MOST_NEW, Prefix
-from benchmarks.harness import (
+from examples.demo import PROMPTS
+from modeling_fblt import FBLTForCausalLM
+from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
+
+from .continuing import MOST_NEW, Prefix
+from .harness import (
     CLOCKS,
     DTYPES,
     build_console,
@@ -30,18 +38,11 @@ from benchmarks.harness import (
     start,
     summary_of,
 )
-from benchmarks.metrics import COMPONENTS, component_parameters, traffic_gb
-from benchmarks.plots import bars
-from benchmarks.profiling import profile_generation
-from benchmarks.transformers_blt import transformers_twin
-from benchmarks.variants import VARIANTS, build_variant
-from examples.demo import PROMPTS
-from modeling_fblt import FBLTForCausalLM
-from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
-from training.evaluation_bytes import next_byte_figures
-from training.evaluation_text import Document, Prompt, draw_prompts, encode, limit, load_split
-from training.evaluation_writing import equality, write
-from training.metrics import share
+from .metrics import COMPONENTS, component_parameters, traffic_gb
+from .plots import bars
+from .profiling import profile_generation
+from .transformers_blt import transformers_twin
+from .variants import VARIANTS, build_variant
 
 # Byte by byte, then as what is drafted grows; names are those of tables and figures.
 ANY_MODEL = {

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from benchmarks.continuing import Prefix
-from benchmarks.harness import (
+from .continuing import Prefix
+from .harness import (
     CLOCKS,
     DTYPES,
     Stopwatch,
@@ -31,10 +31,10 @@ from benchmarks.harness import (
     start,
     summary_of,
 )
-from benchmarks.network_times import PARTS, network_times, parameters_read
-from benchmarks.plots import bars
-from benchmarks.random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
-from benchmarks.transformers_blt import transformers_twin
+from .network_times import PARTS, network_times, parameters_read
+from .plots import bars
+from .random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
+from .transformers_blt import transformers_twin
 
 GEMV_BYTES = 512 * 2**20  # far larger than any processor's caches
 GEMV_COLUMNS = 2048

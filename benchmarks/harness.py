@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.generation.streamers import BaseStreamer
 
-from training.files import write_text_atomically
+from fblt.files import write_text_atomically
 
 K, T = TypeVar("K"), TypeVar("T")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}

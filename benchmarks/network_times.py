@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from benchmarks.metrics import read_per_call
+from .metrics import read_per_call
 
 PARTS = ("patcher", "encoder", "pooling", "global", "decoder", "head")
 

@@ -20,21 +20,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset
+from fblt.conversion.add_diffusion import mask_row
+from fblt.training.evaluation_bytes import next_byte_figures
+from fblt.training.evaluation_drafts import draft_figures
+from fblt.training.evaluation_text import (
+    Anchor,
+    Document,
+    Prompt,
+    draw_anchors,
+    draw_prompts,
+    encode,
+    limit,
+    load_split,
+)
+from fblt.training.evaluation_writing import DECODINGS, NGRAM, write
+from fblt.training.metrics import distinct_ngrams, mean, share
+from fblt.training.recipe import OBJECTIVE, PAPER, load_recipe
+from fblt.training.run import load_initial, patched_rows
+from fblt.training.sequences import collate
+from fblt.training.trainer import FBLTTrainer
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from benchmarks.harness import CLOCKS, build_console, build_parser, build_table, number, positive, save, start
-from conversion.add_diffusion import mask_row
+from fblt.files import appearing_folder
 from modeling_fblt.configuration_fblt import MASK_ID
-from training.evaluation_bytes import next_byte_figures
-from training.evaluation_drafts import draft_figures
-from training.evaluation_text import Anchor, Document, Prompt, draw_anchors, draw_prompts, encode, limit, load_split
-from training.evaluation_writing import DECODINGS, NGRAM, write
-from training.files import appearing_folder
-from training.metrics import distinct_ngrams, mean, share
-from training.recipe import OBJECTIVE, PAPER, load_recipe
-from training.run import load_initial, patched_rows
-from training.sequences import collate
-from training.trainer import FBLTTrainer
+
+from .harness import CLOCKS, build_console, build_parser, build_table, number, positive, save, start
 
 RECIPE = Path("training/recipes/demo.yaml")
 BASE = "demo recipe"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.network_times import network_times
+from .network_times import network_times
 
 ROWS = 20
 

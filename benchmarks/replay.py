@@ -33,8 +33,10 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from benchmarks.continuing import MOST_NEW, Prefix
-from benchmarks.harness import (
+from modeling_fblt import decoding_fblt, drafting_fblt, modeling_fblt
+
+from .continuing import MOST_NEW, Prefix
+from .harness import (
     CLOCKS,
     DTYPES,
     Stopwatch,
@@ -49,10 +51,9 @@ from benchmarks.harness import (
     start,
     summary_of,
 )
-from benchmarks.metrics import COMPONENTS, component_parameters, traffic_gb
-from benchmarks.plots import bars
-from benchmarks.random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
-from modeling_fblt import decoding_fblt, drafting_fblt, modeling_fblt
+from .metrics import COMPONENTS, component_parameters, traffic_gb
+from .plots import bars
+from .random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
 
 GOLDEN = (5**0.5 - 1) / 2
 LABEL = "REPLAY (acceptance from the paper's tables, random weights)"

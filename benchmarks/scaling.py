@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.continuing import Prefix
-from benchmarks.harness import (
+from .continuing import Prefix
+from .harness import (
     CLOCKS,
     DTYPES,
     Stopwatch,
@@ -42,8 +42,8 @@ from benchmarks.harness import (
     start,
     summary_of,
 )
-from benchmarks.plots import lines
-from benchmarks.random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
+from .plots import lines
+from .random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
 
 LONG = 8  # bytes of an integer
 

@@ -23,11 +23,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from fblt.training.optimizers import build_optimizer
+from fblt.training.recipe import PAPER, load_recipe
 from rich.console import Console
 from torch import nn
 from transformers import BltForCausalLM
 
-from benchmarks.harness import (
+from modeling_fblt import FBLTConfig, FBLTForCausalLM
+
+from .harness import (
     CLOCKS,
     DTYPES,
     build_parser,
@@ -40,10 +44,7 @@ from benchmarks.harness import (
     start,
     summary_of,
 )
-from benchmarks.transformers_blt import transformers_twin
-from modeling_fblt import FBLTConfig, FBLTForCausalLM
-from training.optimizers import build_optimizer
-from training.recipe import PAPER, load_recipe
+from .transformers_blt import transformers_twin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPE = REPOSITORY / "training/recipes/demo.yaml"

@@ -7,12 +7,12 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from fblt.conversion.keys import TRANSFORMERS, links
+from fblt.conversion.layouts import hash_tables, last_pooling, shapes_of
+from fblt.conversion.transformers_config import export_transformers
 from transformers import BltForCausalLM
 
-from benchmarks.random_models import without_initialization
-from conversion.keys import TRANSFORMERS, links
-from conversion.layouts import hash_tables, last_pooling, shapes_of
-from conversion.transformers_config import export_transformers
+from .random_models import without_initialization
 
 
 @dataclass

@@ -16,14 +16,15 @@ import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from training.evaluation_bytes import next_byte_figures
-from training.evaluation_drafts import draft_figures
-from training.evaluation_plots import plot_evaluation
-from training.evaluation_tables import print_evaluation
-from training.evaluation_text import draw_anchors, draw_prompts, encode, limit, load_split
-from training.evaluation_writing import writing_figures
-from training.files import write_text_atomically
-from training.progress import progress_of
+from fblt.files import write_text_atomically
+
+from .evaluation_bytes import next_byte_figures
+from .evaluation_drafts import draft_figures
+from .evaluation_plots import plot_evaluation
+from .evaluation_tables import print_evaluation
+from .evaluation_text import draw_anchors, draw_prompts, encode, limit, load_split
+from .evaluation_writing import writing_figures
+from .progress import progress_of
 
 FORMAT = 1  # of the JSON file; raise it when a key changes its meaning
 PROMPT_BYTES = 160

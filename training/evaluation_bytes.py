@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
-from training.evaluation_text import Document, Row, cut_rows, right_padded
-from training.metrics import is_blank, share
+
+from .evaluation_text import Document, Row, cut_rows, right_padded
+from .metrics import is_blank, share
 
 SUMS = ("nats", "bytes", "correct", "non_blank_bytes", "non_blank_correct", "positions", "patches")
 

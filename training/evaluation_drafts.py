@@ -17,8 +17,8 @@ from types import ModuleType
 import torch
 from tqdm.auto import tqdm
 
-from training.evaluation_text import Anchor, right_padded
-from training.metrics import AccuracyByOffset, leading_correct, ratio_of_means, share, summary
+from .evaluation_text import Anchor, right_padded
+from .metrics import AccuracyByOffset, leading_correct, ratio_of_means, share, summary
 
 KINDS = ("one_step", "blt-s", "ar")
 

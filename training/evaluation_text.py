@@ -9,8 +9,9 @@ import torch
 from datasets import Dataset, load_from_disk
 
 from modeling_fblt.configuration_fblt import BOS_ID, PAD_ID
-from training.metrics import in_proportion
-from training.sequences import encode_document, limit_sources
+
+from .metrics import in_proportion
+from .sequences import encode_document, limit_sources
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from fblt.benchmarks.metrics import calls, component_parameters, traffic_gb
 from tqdm.auto import tqdm
 
-from benchmarks.metrics import calls, component_parameters, traffic_gb
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
-from training.evaluation_text import Prompt
-from training.metrics import distinct_ngrams, first_difference, mean, share
+
+from .evaluation_text import Prompt
+from .metrics import distinct_ngrams, first_difference, mean, share
 
 DECODINGS = {
     "ar": {"decoding": "ar"},

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
+from fblt.files import appearing_folder
 from modeling_fblt import FBLTForCausalLM
-from training.files import appearing_folder
-from training.progress import PROGRESS_FILE, progress_of
+
+from .progress import PROGRESS_FILE, progress_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CODE = "modeling_fblt"

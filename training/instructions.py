@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from modeling_fblt.diffusion_fblt import IGNORED
 from modeling_fblt.modeling_fblt import FBLTModel
-from training.sequences import encode_document, find_ragged_patch_starts
+
+from .sequences import encode_document, find_ragged_patch_starts
 
 COLUMNS = ("prompt", "completion")
 

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
+from fblt.benchmarks.metrics import ngram_counts
 
-from benchmarks.metrics import ngram_counts
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
 
 BLANKS = tuple(byte + BYTE_OFFSET for byte in b" \t\n")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from training.evaluate import FORMAT
-from training.files import write_text_atomically
-from training.model_card_sections import (
+from fblt.files import write_text_atomically
+
+from .evaluate import FORMAT
+from .model_card_sections import (
     data,
     limits,
     metrics,
@@ -24,7 +25,7 @@ from training.model_card_sections import (
     samples,
     usage,
 )
-from training.recipe import load_recipe
+from .recipe import load_recipe
 
 # Settings in which two evaluations may differ and still compare.
 OF_NO_INFLUENCE = ("model", "batch_size", "device")

@@ -1,7 +1,8 @@
 """The model card's sections, as Markdown. Every number comes from the evaluation, the manifest or the recipe."""
 
 from modeling_fblt import FBLTConfig
-from training.evaluation_tables import equality_lines, interval, number
+
+from .evaluation_tables import equality_lines, interval, number
 
 SPLITS = ("train", "validation", "test")
 

@@ -23,14 +23,15 @@ from datasets import DatasetDict, concatenate_datasets, load_from_disk
 from rich.console import Console
 from rich.table import Table
 
+from fblt.files import publish, write_text_atomically
 from modeling_fblt.modeling_fblt import FBLTModel
-from training.checkpoints import alone_in
-from training.files import publish, write_text_atomically
-from training.pack_rows import SHARD_BYTES, Corpus, Shard, build_corpus, plan_shards
-from training.pack_shards import COUNTS, Packer, make_shards
-from training.pack_sources import Opened, Source, open_source, parse_source, read_streams
-from training.packed import MANIFEST, SCRIPT, is_packed
-from training.patching_model import load_patching_model, patching_settings
+
+from .checkpoints import alone_in
+from .pack_rows import SHARD_BYTES, Corpus, Shard, build_corpus, plan_shards
+from .pack_shards import COUNTS, Packer, make_shards
+from .pack_sources import Opened, Source, open_source, parse_source, read_streams
+from .packed import MANIFEST, SCRIPT, is_packed
+from .patching_model import load_patching_model, patching_settings
 
 SCRIPT_VERSION = 1  # raise it when the same inputs and settings give other rows
 SPLITS = ("train", "validation")

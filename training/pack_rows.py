@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
-from training.pack_sources import LONG_STRING, Opened, texts_only
-from training.sequences import within_limits
+from .pack_sources import LONG_STRING, Opened, texts_only
+from .sequences import within_limits
 
 SHARD_BYTES = 2**21  # of rows, what a worker does at a time and the most that it loses
 MOST_SHARDS = 1000  # of a split: more text makes larger shards

@@ -13,11 +13,12 @@ import torch
 from datasets import Dataset, Features, List, Value, disable_progress_bars
 from tqdm.auto import tqdm
 
+from fblt.files import publish
 from modeling_fblt.modeling_fblt import FBLTModel
-from training.files import publish
-from training.instructions import encode_instruction
-from training.pack_rows import Shard
-from training.sequences import encode_document, find_patch_starts, find_ragged_patch_starts
+
+from .instructions import encode_instruction
+from .pack_rows import Shard
+from .sequences import encode_document, find_patch_starts, find_ragged_patch_starts
 
 COUNTS = "counts.json"  # beside a shard's Arrow file
 TYPES = {"input_ids": "int16", "labels": "int16", "patch_starts": "bool"}

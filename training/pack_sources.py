@@ -21,8 +21,8 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from tqdm.auto import tqdm
 
-from training.pack_stream import collect
-from training.packed import is_packed, read_manifest
+from .pack_stream import collect
+from .packed import is_packed, read_manifest
 
 FORMATS = {
     ".jsonl": ("json", {}),

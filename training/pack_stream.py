@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset, Features, IterableDataset, Value, concatenate_datasets, load_from_disk
 from tqdm.auto import tqdm
 
-from training.files import publish
+from fblt.files import publish
 
 POSITION = "position.json"  # beside a part's Arrow file: where the stream goes on
 PART_BYTES = 2**24  # of text, the most that a kill loses and that memory holds

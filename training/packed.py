@@ -8,7 +8,8 @@ from datasets import Dataset, load_from_disk
 
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.modeling_fblt import FBLTModel
-from training.patching_model import patching_settings
+
+from .patching_model import patching_settings
 
 MANIFEST = "manifest.json"
 SCRIPT = "training.pack"

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.modeling_fblt import FBLTModel
 from modeling_fblt.networks_fblt import FBLTPatcher
-from training.recipe import load_recipe
+
+from .recipe import load_recipe
 
 
 def load_patching_model(model: str | None, recipe: str | None) -> FBLTModel:

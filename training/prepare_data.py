@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from fblt.files import appearing_folder
+
 from .data_formats import DataFormatError
 from .data_packages import Package, PackageError, check_tools, download, missing_packages, read_package, unpack
 from .data_readers import Document
 from .data_sources import COMMON_TRANSFORMATIONS, SOURCES, Source
 from .data_splits import SPLITS, HoldOutError, assign_splits, drop_repeated
-from .files import appearing_folder
 
 SCRIPT_VERSION = 1  # raise it when the same packages and seed give other documents
 

@@ -10,7 +10,8 @@ import yaml
 from transformers import TrainingArguments
 
 from modeling_fblt import FBLTConfig
-from training.optimizers import build_optimizer
+
+from .optimizers import build_optimizer
 
 EXAMPLE = "see training/recipes/demo.yaml for all sections"
 REQUIRED = ("seed", "data", "output", "sequence_length", "optimizer", "trainer")

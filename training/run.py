@@ -11,17 +11,18 @@ import torch
 from datasets import Dataset, load_from_disk
 from transformers import TrainingArguments, set_seed
 
+from fblt.files import publish
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
-from training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint
-from training.files import publish
-from training.instructions import instruction_rows, is_instructions, load_instructions
-from training.packed import is_packed, load_packed
-from training.patching_model import load_trained_patcher
-from training.recipe import OBJECTIVE
-from training.run_metrics import row_anchors
-from training.sequences import collate, packed_dataset
-from training.sharded import allow_sharding_on_cpu
-from training.trainer import FBLTTrainer
+
+from .checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint
+from .instructions import instruction_rows, is_instructions, load_instructions
+from .packed import is_packed, load_packed
+from .patching_model import load_trained_patcher
+from .recipe import OBJECTIVE
+from .run_metrics import row_anchors
+from .sequences import collate, packed_dataset
+from .sharded import allow_sharding_on_cpu
+from .trainer import FBLTTrainer
 
 EVALUATION_DRAFTS = 256
 

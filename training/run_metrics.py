@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from modeling_fblt.configuration_fblt import EOS_ID
-from training.evaluation_drafts import draft_figures
-from training.evaluation_text import Anchor, Document, draw_anchors
+
+from .evaluation_drafts import draft_figures
+from .evaluation_text import Anchor, Document, draw_anchors
 
 LOSSES = ("next_byte_loss", "diffusion_loss")
 SUMS = (*LOSSES, "bytes", "patches", "timed_bytes")

@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from training.checkpoints import SHARDED_MODEL, SHARDED_OPTIMIZER
-from training.optimizers import MuonWithAdamW
+from .checkpoints import SHARDED_MODEL, SHARDED_OPTIMIZER
+from .optimizers import MuonWithAdamW
 
 
 def allow_sharding_on_cpu() -> None:

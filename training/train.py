@@ -10,8 +10,8 @@ trained first (`python -m training.train_patcher RECIPE`).
 
 import argparse
 
-from training.recipe import load_recipe
-from training.run import run
+from .recipe import load_recipe
+from .run import run
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -29,9 +29,10 @@ from modeling_fblt.patching_fblt import (
     patch_starts,
 )
 from modeling_fblt.rows_fblt import Chunk
-from training.recipe import load_recipe
-from training.sequences import collate, limit_sources, pack
-from training.trainer import RecipeTrainer
+
+from .recipe import load_recipe
+from .sequences import collate, limit_sources, pack
+from .trainer import RecipeTrainer
 
 
 def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,13 +9,14 @@ from rich.console import Console
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
+from fblt.files import publish
 from modeling_fblt import FBLTForCausalLM
-from training.checkpoints import UNFINISHED, clean, rotate
-from training.evaluation_text import Anchor
-from training.files import publish
-from training.optimizers import build_optimizer
-from training.run_metrics import StepSums, draft_metrics, print_metrics
-from training.sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
+
+from .checkpoints import UNFINISHED, clean, rotate
+from .evaluation_text import Anchor
+from .optimizers import build_optimizer
+from .run_metrics import StepSums, draft_metrics, print_metrics
+from .sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
 
 SUMS_NAME = "log_sums_{}.pt"  # by process
 

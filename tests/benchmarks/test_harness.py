@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-
-from benchmarks.harness import Stopwatch, build_parser, interleave, paired_ratio, start, summary_of
+from fblt.benchmarks.harness import Stopwatch, build_parser, interleave, paired_ratio, start, summary_of
 
 
 def test_candidates_take_turns():

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fblt.benchmarks.metrics import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb
 
-from benchmarks.metrics import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 PAPER_RESULTS = Path(__file__).resolve().parents[3] / "shared" / "reference" / "paper_results.csv"

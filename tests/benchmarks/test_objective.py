@@ -7,11 +7,11 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from fblt.benchmarks import objective
+from fblt.training.recipe import OBJECTIVE, load_recipe
 
-from benchmarks import objective
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from tests.training.runs import MODEL
-from training.recipe import OBJECTIVE, load_recipe
 
 
 def test_every_variant_is_a_recipe_that_differs():

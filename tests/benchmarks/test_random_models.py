@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from fblt.benchmarks.continuing import MOST_NEW, Prefix
+from fblt.benchmarks.metrics import component_parameters
+from fblt.benchmarks.network_times import network_times, parameters_read
+from fblt.benchmarks.random_models import geometry_1b, geometry_tiny, random_model, random_prompt
+from fblt.benchmarks.transformers_blt import transformers_twin
 
-from benchmarks.continuing import MOST_NEW, Prefix
-from benchmarks.metrics import component_parameters
-from benchmarks.network_times import network_times, parameters_read
-from benchmarks.random_models import geometry_1b, geometry_tiny, random_model, random_prompt
-from benchmarks.transformers_blt import transformers_twin
 from modeling_fblt import FBLTForCausalLM
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from benchmarks import decoding, geometry, replay, scaling
-from benchmarks.continuing import Prefix
-from benchmarks.profiling import profile_generation
-from benchmarks.random_models import geometry_tiny, random_model, random_prompt
-from benchmarks.variants import build_variant
+from fblt.benchmarks import decoding, geometry, replay, scaling
+from fblt.benchmarks.continuing import Prefix
+from fblt.benchmarks.profiling import profile_generation
+from fblt.benchmarks.random_models import geometry_tiny, random_model, random_prompt
+from fblt.benchmarks.variants import build_variant
 
 PAPER_RESULTS = Path(__file__).resolve().parents[3] / "shared" / "reference" / "paper_results.csv"
 PNG = b"\x89PNG"

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-from benchmarks import training
+from fblt.benchmarks import training
 
 
 def test_patch_lengths_are_counted_from_the_starts():

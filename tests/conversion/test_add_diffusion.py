@@ -3,10 +3,10 @@
 
 import pytest
 import torch
+from fblt.conversion.add_diffusion import add_diffusion, main
+from fblt.conversion.config_fields import ConfigError
+from fblt.conversion.convert_blt import convert
 
-from conversion.add_diffusion import add_diffusion, main
-from conversion.config_fields import ConfigError
-from conversion.convert_blt import convert
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
 from .checkpoints import random_ids, write_training

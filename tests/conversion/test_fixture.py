@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
+from fblt.conversion.convert_blt import convert
+from fblt.conversion.reference import compare
 from safetensors.torch import load_file
 
-from conversion.convert_blt import convert
-from conversion.reference import compare
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
 from .checkpoints import FIXTURE, needs_fixture
@@ -23,7 +23,7 @@ TEXTS = ("hello", "para", "empty", "pair")
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """The FBLT folder of each of Meta's layouts, and of the exported transformers layout."""
-    from conversion.export_blt import export
+    from fblt.conversion.export_blt import export
 
     root = tmp_path_factory.mktemp("fixture")
     convert(str(FIXTURE), root / "training", validate=False)

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+from fblt.conversion.convert_blt import convert, main
+from fblt.conversion.validate import main as validate_main
 from safetensors.torch import load_file, save_file
 
-from conversion.convert_blt import convert, main
-from conversion.validate import main as validate_main
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
 from . import naive_blt

@@ -7,13 +7,12 @@ import pickle
 
 import pytest
 import torch
+from fblt.conversion.config_fields import ConfigError
+from fblt.conversion.convert_blt import convert, main
+from fblt.conversion.mapping import MappingError
+from fblt.conversion.sources import SourceError
+from fblt.conversion.writing import WritingError
 from safetensors.torch import load_file, save_file
-
-from conversion.config_fields import ConfigError
-from conversion.convert_blt import convert, main
-from conversion.mapping import MappingError
-from conversion.sources import SourceError
-from conversion.writing import WritingError
 
 from .checkpoints import ENTROPY, MODEL, PATCHING, write_hub, write_json, write_training, write_transformers
 
@@ -239,7 +238,7 @@ def test_an_existing_output_is_kept(training, tmp_path, capsys):
 
 def test_a_failed_validation_writes_nothing(tmp_path, capsys, monkeypatch):
     write_transformers(tmp_path / "source")
-    monkeypatch.setattr("conversion.validate.TOLERANCE", 0.0)
+    monkeypatch.setattr("fblt.conversion.validate.TOLERANCE", 0.0)
     assert main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")]) == 1
     assert "does not reproduce" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
+from fblt.conversion.config_fields import ConfigError
+from fblt.conversion.convert_blt import convert
+from fblt.conversion.export_blt import export, main
 from safetensors.torch import load_file
 
-from conversion.config_fields import ConfigError
-from conversion.convert_blt import convert
-from conversion.export_blt import export, main
 from modeling_fblt.configuration_fblt import FBLTConfig
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from training.train import main
+from fblt.training.train import main
 
 for recipe in sys.argv[1:]:
     main([recipe])

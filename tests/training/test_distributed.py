@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fblt.training.recipe import load_recipe
+from fblt.training.run import build_trainer, run, training_arguments
+from fblt.training.sharded import is_sharded, load_sharded_model, load_sharded_optimizer
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM, FBLTModel
 from tests.training.runs import MODEL, losses, write_instructions, write_recipe
-from training.recipe import load_recipe
-from training.run import build_trainer, run, training_arguments
-from training.sharded import is_sharded, load_sharded_model, load_sharded_optimizer
 
 ROOT = Path(__file__).parents[2]
 WHOLE_BLOCKS = {"diffusion_t_min": 1 - 1e-6}

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("datasets")
 
-from modeling_fblt import FBLTForCausalLM  # noqa: E402
-from training import evaluate  # noqa: E402
-from training.evaluation_bytes import next_byte_figures  # noqa: E402
-from training.evaluation_drafts import continuations, draft_figures  # noqa: E402
-from training.evaluation_plots import plot_evaluation  # noqa: E402
-from training.evaluation_text import Document, cut_rows, draw_anchors, draw_prompts, right_padded  # noqa: E402
-from training.evaluation_writing import NEAR_TIE, describe_difference, equality, readable  # noqa: E402
-from training.metrics import (  # noqa: E402
+from fblt.training import evaluate  # noqa: E402
+from fblt.training.evaluation_bytes import next_byte_figures  # noqa: E402
+from fblt.training.evaluation_drafts import continuations, draft_figures  # noqa: E402
+from fblt.training.evaluation_plots import plot_evaluation  # noqa: E402
+from fblt.training.evaluation_text import Document, cut_rows, draw_anchors, draw_prompts, right_padded  # noqa: E402
+from fblt.training.evaluation_writing import NEAR_TIE, describe_difference, equality, readable  # noqa: E402
+from fblt.training.metrics import (  # noqa: E402
     AccuracyByOffset,
     distinct_ngrams,
     first_difference,
@@ -28,7 +27,9 @@ from training.metrics import (  # noqa: E402
     ratio_of_means,
     summary,
 )
-from training.sequences import encode_document  # noqa: E402
+from fblt.training.sequences import encode_document  # noqa: E402
+
+from modeling_fblt import FBLTForCausalLM  # noqa: E402
 
 SMALL = ["--anchors", "40", "--context", "100", "--row-length", "150", "--free-prompts", "3", "--free-bytes", "24"]
 SMALL += ["--exact-prompts", "4", "--batch-size", "16", "--device", "cpu"]

@@ -13,10 +13,9 @@ import torch
 
 pytest.importorskip("datasets")
 
+from fblt.training.export import REPOSITORY, export, main  # noqa: E402
+from fblt.training.progress import PROGRESS_FILE, progress_of, training_hours  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-
-from training.export import REPOSITORY, export, main  # noqa: E402
-from training.progress import PROGRESS_FILE, progress_of, training_hours  # noqa: E402
 
 LOAD = """
 import sys, torch

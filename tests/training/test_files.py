@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.files import appearing_folder, publish
+from fblt.files import appearing_folder, publish
 
 
 def test_a_folder_takes_the_place_of_an_earlier_one_when_it_is_filled(tmp_path):

@@ -5,13 +5,13 @@ import random
 import pytest
 import torch
 from datasets import Dataset
+from fblt.training.examples import finetune
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import MASK_ID
 from tests.modeling.tiny import random_rows, tiny_model
-from training.examples import finetune
 
 WORDS = ("return", "x", "for i in range(9):", "def f(a, b):", "\n", "    ", "# why", "écrit", "1 + 2")
 

@@ -7,8 +7,8 @@ import yaml
 
 pytest.importorskip("datasets")
 
-from training import evaluate, model_card  # noqa: E402
-from training.model_card_sections import departures, indented, markdown_table  # noqa: E402
+from fblt.training import evaluate, model_card  # noqa: E402
+from fblt.training.model_card_sections import departures, indented, markdown_table  # noqa: E402
 
 RECIPE = {
     "seed": 7,

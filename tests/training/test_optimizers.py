@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from fblt.training.optimizers import NOT_FOR_MUON, build_optimizer
 from transformers import get_scheduler
 
 from modeling_fblt import FBLTForCausalLM
 from tests.modeling.tiny import tiny_config
-from training.optimizers import NOT_FOR_MUON, build_optimizer
 
 
 def model() -> FBLTForCausalLM:

@@ -15,16 +15,16 @@ import torch
 pytest.importorskip("datasets")
 
 from datasets import Dataset, DatasetDict, load_from_disk  # noqa: E402
+from fblt.training import pack_shards  # noqa: E402
+from fblt.training.instructions import instruction_rows, load_instructions  # noqa: E402
+from fblt.training.pack import PackOptions, main, pack_corpus, parse_arguments  # noqa: E402
+from fblt.training.packed import check_manifest, is_packed, load_packed  # noqa: E402
+from fblt.training.recipe import load_recipe  # noqa: E402
+from fblt.training.run import build_model  # noqa: E402
+from fblt.training.sequences import collate, encode_document, packed_dataset  # noqa: E402
 
 from modeling_fblt import FBLTForCausalLM  # noqa: E402
 from tests.training.runs import write_instructions, write_recipe  # noqa: E402
-from training import pack_shards  # noqa: E402
-from training.instructions import instruction_rows, load_instructions  # noqa: E402
-from training.pack import PackOptions, main, pack_corpus, parse_arguments  # noqa: E402
-from training.packed import check_manifest, is_packed, load_packed  # noqa: E402
-from training.recipe import load_recipe  # noqa: E402
-from training.run import build_model  # noqa: E402
-from training.sequences import collate, encode_document, packed_dataset  # noqa: E402
 
 LENGTH = 24
 ROW_BYTES = LENGTH  # as `shard_bytes`: one batch of two rows
@@ -233,7 +233,7 @@ def test_two_workers_make_what_one_makes(options, tmp_path):
 
 def interrupt(monkeypatch, after: int) -> None:
     """Lets the work fail when the next part is whole, but not yet in its place, for the `after`-th time."""
-    from training import pack, pack_stream
+    from fblt.training import pack, pack_stream
 
     real, left = pack.publish, [after]
 
@@ -258,7 +258,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_result(options, documents, 
         "streaming": True,
         "hold_out": 0.2,
     }
-    monkeypatch.setattr("training.pack_stream.PART_BYTES", 120)
+    monkeypatch.setattr("fblt.training.pack_stream.PART_BYTES", 120)
     whole = options(**settings, output=tmp_path / "whole")
     pack_corpus(whole, shard_bytes=8 * ROW_BYTES)
     again = options(**settings, output=tmp_path / "again")
@@ -284,7 +284,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_result(options, documents, 
 KILLED = """
 import sys
 from pathlib import Path
-from training.pack import pack_corpus, parse_arguments
+from fblt.training.pack import pack_corpus, parse_arguments
 pack_corpus(parse_arguments(sys.argv[2:]), shard_bytes=int(sys.argv[1]))
 """
 
@@ -312,7 +312,7 @@ def test_killed_it_goes_on_to_the_same_result(options, tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from training.checkpoints import alone_in
+from fblt.training.checkpoints import alone_in
 
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)

@@ -8,13 +8,13 @@ import pytest
 pytest.importorskip("datasets")
 
 from datasets import Dataset  # noqa: E402
+from fblt.training.pack_rows import Corpus, build_corpus, plan_shards  # noqa: E402
+from fblt.training.pack_sources import Opened, Source  # noqa: E402
+from fblt.training.sequences import within_limits  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from tests.thorough import cases  # noqa: E402
-from training.pack_rows import Corpus, build_corpus, plan_shards  # noqa: E402
-from training.pack_sources import Opened, Source  # noqa: E402
-from training.sequences import within_limits  # noqa: E402
 
 EXAMPLES = settings(max_examples=cases(30, 1000), deadline=None, derandomize=True)
 

@@ -4,10 +4,11 @@ import pytest
 
 pytest.importorskip("datasets")
 
+from fblt.training.pack import main  # noqa: E402
+from fblt.training.recipe import load_recipe  # noqa: E402
+from fblt.training.run import run  # noqa: E402
+
 from tests.training.runs import LENGTH, losses, write_recipe  # noqa: E402
-from training.pack import main  # noqa: E402
-from training.recipe import load_recipe  # noqa: E402
-from training.run import run  # noqa: E402
 
 
 @pytest.mark.parametrize("online", [False, True])

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fblt.training.examples.finetune import add_adapters
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from torch import nn
@@ -11,7 +12,6 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_fblt import FBLTForCausalLM
 from tests.modeling.tiny import BLOCK, random_rows, tiny_model
-from training.examples.finetune import add_adapters
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 

@@ -11,17 +11,16 @@ import pytest
 pytest.importorskip("datasets")
 
 from datasets import load_from_disk  # noqa: E402
-
-from training import prepare_data  # noqa: E402
-from training.data_formats import (  # noqa: E402
+from fblt.training import prepare_data  # noqa: E402
+from fblt.training.data_formats import (  # noqa: E402
     DataFormatError,
     decompress_lzw,
     parse_r_strings,
     read_bible_data,
     read_r_lazy_data,
 )
-from training.data_packages import Package, PackageError, find_deb  # noqa: E402
-from training.data_readers import (  # noqa: E402
+from fblt.training.data_packages import Package, PackageError, find_deb  # noqa: E402
+from fblt.training.data_readers import (  # noqa: E402
     BIBLE_BOOKS,
     LEXICOGRAPHER_FILES,
     Document,
@@ -30,9 +29,9 @@ from training.data_readers import (  # noqa: E402
     read_bible,
     read_python,
 )
-from training.data_sources import SOURCES, HoldOut, Source  # noqa: E402
-from training.data_splits import HoldOutError, assign_splits, drop_repeated, shared_lines  # noqa: E402
-from training.data_text import clean_text, join_paragraphs, spaces_to_tabs  # noqa: E402
+from fblt.training.data_sources import SOURCES, HoldOut, Source  # noqa: E402
+from fblt.training.data_splits import HoldOutError, assign_splits, drop_repeated, shared_lines  # noqa: E402
+from fblt.training.data_text import clean_text, join_paragraphs, spaces_to_tabs  # noqa: E402
 
 
 def pack_lzw(data: bytes, clear_at: int | None = None) -> bytes:
@@ -229,7 +228,7 @@ def test_named_groups():
 
 
 def test_large_sources_are_cut_by_whole_training_groups(monkeypatch):
-    monkeypatch.setattr("training.data_splits.MAX_SOURCE_BYTES", 800)
+    monkeypatch.setattr("fblt.training.data_splits.MAX_SOURCE_BYTES", 800)
     splits = assign_splits("s", documents(20), HoldOut(2, 3), seed=0)
     assert list(splits.values()).count("test") == 3
     assert sum(len(d.text) for d in documents(20) if d.group in splits) <= 800

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fblt.training.push import files_to_send, missing_parts, push
 
 from modeling_fblt import FBLTForCausalLM
 from tests.modeling.tiny import random_rows, tiny_model
 from tests.training.hub_stub import TOKEN, running_hub
-from training.push import files_to_send, missing_parts, push
 
 REPOSITORY = Path(__file__).parents[2]
 CARD = """---
@@ -43,7 +43,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from modeling_fblt import FBLTForCausalLM
-from training import push
+from fblt.training import push
 first, second, sharded, trained = sys.argv[1:]
 for folder, *options in ((first,), (second,), (sharded, "--revision", "shards")):
     assert push.main(["--model", folder, "--repo-id", "user/pushed", *options]) == 0

@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fblt.training.instructions import encode_instruction, instruction_rows, load_instructions
+from fblt.training.recipe import OBJECTIVE, check_recipe, load_recipe
+from fblt.training.run import build_model, run
+from fblt.training.sequences import collate
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
@@ -18,10 +22,6 @@ from tests.training.runs import (
     write_patcher,
     write_recipe,
 )
-from training.instructions import encode_instruction, instruction_rows, load_instructions
-from training.recipe import OBJECTIVE, check_recipe, load_recipe
-from training.run import build_model, run
-from training.sequences import collate
 
 RECIPES = sorted((Path(__file__).parents[2] / "training/recipes").glob("*.yaml"))
 

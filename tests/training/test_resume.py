@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fblt.training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
+from fblt.training.recipe import load_recipe
+from fblt.training.run import run
+from fblt.training.train import main
 
 from tests.training.runs import losses, write_recipe
-from training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
-from training.recipe import load_recipe
-from training.run import run
-from training.train import main
 
 # A long local run: FBLT_KILLS=100 python -m pytest tests/training/test_resume.py -k killed -s
 KILLS = int(os.environ.get("FBLT_KILLS", "3"))
@@ -27,7 +27,7 @@ def context():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         found = multiprocessing.get_context("forkserver")
-        found.set_forkserver_preload(["training.train"])
+        found.set_forkserver_preload(["fblt.training.train"])
         yield found
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from fblt.training.sequences import collate, encode_document, find_patch_starts, limit_sources, pack
 
 from modeling_fblt import FBLTModel
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
 from tests.modeling.tiny import tiny_config
-from training.sequences import collate, encode_document, find_patch_starts, limit_sources, pack
 
 
 def test_a_document_is_its_bytes_between_bos_and_eos():

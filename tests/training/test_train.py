@@ -10,16 +10,16 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from fblt.training import train, train_patcher
+from fblt.training.recipe import load_recipe
+from fblt.training.run import build_trainer, run
+from fblt.training.run_metrics import BYTES_BEFORE_ANCHOR, row_anchors
+from fblt.training.sequences import collate
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import EOS_ID
 from modeling_fblt.patching_fblt import document_starts
 from tests.training.runs import losses, write_instructions, write_recipe
-from training import train, train_patcher
-from training.recipe import load_recipe
-from training.run import build_trainer, run
-from training.run_metrics import BYTES_BEFORE_ANCHOR, row_anchors
-from training.sequences import collate
 
 WHOLE_BLOCKS = {"diffusion_t_min": 1 - 1e-6}  # every byte of every block is masked
 

@@ -5,11 +5,12 @@ import torch
 
 pytest.importorskip("datasets")
 
+from fblt.training import train_patcher  # noqa: E402
+from fblt.training.train_patcher import mean_patch_length, next_byte_logits, row_entropies  # noqa: E402
+
 from modeling_fblt.attention_fblt import SquareContext, TiledContext  # noqa: E402
 from modeling_fblt.masks_fblt import windowed_causal  # noqa: E402
 from tests.modeling.tiny import PATCHER_WINDOW, packed_row, tiny_model  # noqa: E402
-from training import train_patcher  # noqa: E402
-from training.train_patcher import mean_patch_length, next_byte_logits, row_entropies  # noqa: E402
 
 
 @pytest.mark.parametrize("lengths", [(9, 2, 5), (30, 3, 41), (70,)])

@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from fblt.training.data_text import clean_text
+from fblt.training.evaluation_bytes import next_byte_figures
+from fblt.training.evaluation_drafts import continuations, draft_figures
+from fblt.training.evaluation_text import Anchor, Document, draw_anchors, right_padded
+from fblt.training.sequences import collate, encode_document, find_patch_starts, pack
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
-
-from training.data_text import clean_text
-from training.evaluation_bytes import next_byte_figures
-from training.evaluation_drafts import continuations, draft_figures
-from training.evaluation_text import Anchor, Document, draw_anchors, right_padded
-from training.sequences import collate, encode_document, find_patch_starts, pack
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = ("benchmarks", "conversion", "examples", "modeling_fblt", "tests", "training")
