@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from modeling_fblt import decoding_fblt, drafting_fblt, modeling_fblt
+from modeling_fblt import base_model_fblt, byte_choice_fblt, drafters_fblt
 
 from .continuing import MOST_NEW, Prefix
 from .harness import (
@@ -199,7 +199,7 @@ class Verdicts:
         return self.draws * GOLDEN % 1
 
     def verify(self, chooser, draft, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `Chooser.verify`, after doing its work: the drawn number of drafted bytes, then the model's choice."""
+        """As `ByteChoice.verify`, after doing its work: the drawn number of drafted bytes, then the model's choice."""
         choice, _ = Verdicts.judged(chooser, draft, scores)
         accepted = torch.zeros_like(draft.lengths)
         if draft.ids.shape[1]:
@@ -209,7 +209,7 @@ class Verdicts:
         new = torch.where(place < accepted[:, None], F.pad(draft.ids, (0, 1)), choice)
         return new, accepted
 
-    judged = staticmethod(decoding_fblt.Chooser.verify)
+    judged = staticmethod(byte_choice_fblt.ByteChoice.verify)
 
     def unmask(self, probabilities: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """As `BlockFiller._unmask`: equal shares of the masked positions, in as many steps as the script says."""
@@ -236,9 +236,9 @@ def scripted(script: Script, patch_length: float) -> Iterator[Verdicts]:
         return verdicts.unmask(probabilities, masked)
 
     with (
-        mock.patch.object(decoding_fblt.Chooser, "verify", lambda *given: verdicts.verify(*given)),
-        mock.patch.object(drafting_fblt.BlockFiller, "_unmask", unmask),
-        mock.patch.object(modeling_fblt, "raw_boundaries", boundaries),
+        mock.patch.object(byte_choice_fblt.ByteChoice, "verify", lambda *given: verdicts.verify(*given)),
+        mock.patch.object(drafters_fblt.BlockFiller, "_unmask", unmask),
+        mock.patch.object(base_model_fblt, "raw_boundaries", boundaries),
     ):
         yield verdicts
 

@@ -9,8 +9,9 @@ geometrically. What is kept per byte slides: local networks see a window, so onl
 import torch
 from transformers.cache_utils import Cache
 
+from .chunk_fblt import Chunk
+from .padding_fblt import gather_columns
 from .patching_fblt import PatchingState
-from .rows_fblt import Chunk, gather_columns
 
 # Bytes that can be taken back whatever was dropped: far more than a draft, or than one row runs ahead of another.
 RETAINED = 256

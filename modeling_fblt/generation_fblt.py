@@ -22,12 +22,13 @@ import torch
 from transformers import GenerationMixin
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode, LogitsProcessorList
 
+from .byte_choice_fblt import ByteChoice
 from .cache_fblt import FBLTCache
-from .decoding_fblt import Chooser, Decoding
-from .drafting_fblt import build_drafter
+from .drafters_fblt import build_drafter
+from .forward_steps_fblt import feed
 from .generation_config_fblt import DecodingSettings, FBLTGenerationConfig
-from .rows_fblt import Rows
-from .steps_fblt import feed
+from .generation_state_fblt import GenerationState
+from .padding_fblt import RightPadded
 from .stopping_fblt import LEAD, Criteria, cut_at_stop
 from .utf8_fblt import FBLTUTF8LogitsProcessor, open_bytes
 
@@ -121,16 +122,16 @@ class FBLTGenerationMixin(GenerationMixin):
             return super()._sample(
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **model_kwargs
             )
-        rows = Rows.of(input_ids, model_kwargs.get("attention_mask"))
+        rows = RightPadded.of(input_ids, model_kwargs.get("attention_mask"))
         cache = model_kwargs["past_key_values"]
         check_rows(rows, cache)
         returns_dict = generation_config.return_dict_in_generate
-        state = Decoding(
+        state = GenerationState(
             self,
             input_ids,
             rows,
             cache,
-            Chooser(logits_processor, generation_config.do_sample),
+            ByteChoice(logits_processor, generation_config.do_sample),
             settings,
             budget=generation_config.max_length - input_ids.shape[1],
             overshoot=LEAD,
@@ -175,7 +176,7 @@ class FBLTGenerationMixin(GenerationMixin):
         state.take_back(criteria.kept(state))
         return self._finish(state, generation_config)
 
-    def _finish(self, state: Decoding, generation_config):
+    def _finish(self, state: GenerationState, generation_config):
         """Brings the caches up to the last byte but one, and the new bytes behind the prompt's columns."""
         if state.settings.valid_utf8:
             state.take_back(state.written - torch.minimum(open_bytes(state.text, state.known), state.written))
@@ -204,7 +205,7 @@ def show_draft(streamer, draft) -> None:
         streamer.put_draft(value=draft.ids[0, : int(draft.lengths[0])].cpu())
 
 
-def show_new(streamer, state: Decoding, shown: int) -> int:
+def show_new(streamer, state: GenerationState, shown: int) -> int:
     """Hands a streamer what the first row knows beyond `shown` bytes; how many were shown then."""
     if streamer is None or int(state.known[0]) == shown:
         return shown
@@ -212,7 +213,7 @@ def show_new(streamer, state: Decoding, shown: int) -> int:
     return int(state.known[0])
 
 
-def check_rows(rows: Rows, cache: FBLTCache) -> None:
+def check_rows(rows: RightPadded, cache: FBLTCache) -> None:
     """Raises a ValueError for rows that cannot be continued."""
     if int(rows.lengths.min()) == 0:
         raise ValueError("`input_ids` has a row without any byte: start it with `<s>` (id 1).")

@@ -14,6 +14,7 @@ from transformers import initialization as init
 
 from .attention_fblt import AttentionContext, CachedContext, SquareContext, TiledContext
 from .cache_fblt import FBLTCache
+from .chunk_fblt import Chunk
 from .configuration_fblt import (
     FBLTConfig,
     FBLTDecoderConfig,
@@ -32,7 +33,7 @@ from .layers_fblt import (
     linear,
 )
 from .masks_fblt import windowed_causal
-from .rows_fblt import Chunk, Rows
+from .padding_fblt import RightPadded
 
 
 class FBLTPreTrainedModel(PreTrainedModel):
@@ -285,7 +286,7 @@ class DecoderRecorder:
         window: the decoder's.
     """
 
-    def __init__(self, rows: Rows, attention_mask: torch.Tensor | None, cache: FBLTCache | None, window: int):
+    def __init__(self, rows: RightPadded, attention_mask: torch.Tensor | None, cache: FBLTCache | None, window: int):
         self.rows, self.attention_mask, self.cache, self.window = rows, attention_mask, cache, window
         self.key_columns: torch.Tensor | None = None
         self.hidden_states: list[torch.Tensor] = []

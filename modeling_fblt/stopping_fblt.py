@@ -10,7 +10,7 @@ import torch
 from transformers.generation import StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
-from .decoding_fblt import Decoding
+from .generation_state_fblt import GenerationState
 
 # Bytes that a row may be ahead of what was offered: it waits for the others then. Less than a cache can take back.
 LEAD = 64
@@ -49,7 +49,7 @@ class Criteria:
         self.others = StoppingCriteriaList([c for c in criteria if not isinstance(c, known)])
         self.offered = 0
 
-    def out_of_time(self, state: Decoding) -> bool:
+    def out_of_time(self, state: GenerationState) -> bool:
         return any(bool(c(state.text, None).any()) for c in self.clocks)
 
     def may_go_on(self, written: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ class Criteria:
             return torch.ones_like(written, dtype=torch.bool)
         return written < self.offered + LEAD
 
-    def offer(self, state: Decoding, ended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def offer(self, state: GenerationState, ended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Offers the bytes that all rows have.
 
         Args:
@@ -79,6 +79,6 @@ class Criteria:
             ended = ended | stopped
         return written, ended
 
-    def kept(self, state: Decoding) -> torch.Tensor:
+    def kept(self, state: GenerationState) -> torch.Tensor:
         """New bytes `[batch]` that no criterion can take back any more: all, unless the clock stopped a round early."""
         return state.written.clamp(max=self.offered) if self.others else state.written

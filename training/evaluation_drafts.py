@@ -47,7 +47,7 @@ def continuations(
         carried: `[batch, 1]`.
         real: `[batch, block_size - 1]`, the text that follows it.
     """
-    steps, config = own_module(model, "steps_fblt"), model.config
+    steps, config = own_module(model, "forward_steps_fblt"), model.config
     cache = own_module(model, "cache_fblt").FBLTCache(config, context.shape[0], context.device)
     steps.feed(model.model, context, lengths, cache)
 

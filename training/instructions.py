@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from modeling_fblt.diffusion_fblt import IGNORED
+from modeling_fblt.block_loss_fblt import IGNORED
 from modeling_fblt.modeling_fblt import FBLTModel
 
 from .sequences import encode_document, find_ragged_patch_starts

@@ -9,8 +9,8 @@ from datasets import Dataset, load_from_disk
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from modeling_fblt.block_loss_fblt import IGNORED
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID, PAD_ID
-from modeling_fblt.diffusion_fblt import IGNORED
 from modeling_fblt.modeling_fblt import FBLTModel
 
 

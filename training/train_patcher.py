@@ -19,6 +19,7 @@ from datasets import Dataset, load_from_disk
 from transformers import TrainingArguments, set_seed
 
 from modeling_fblt import FBLTConfig
+from modeling_fblt.chunk_fblt import Chunk
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
 from modeling_fblt.networks_fblt import FBLTPatcher, local_context
 from modeling_fblt.patching_fblt import (
@@ -28,7 +29,6 @@ from modeling_fblt.patching_fblt import (
     is_separator,
     patch_starts,
 )
-from modeling_fblt.rows_fblt import Chunk
 
 from .recipe import load_recipe
 from .sequences import collate, limit_sources, pack

@@ -9,9 +9,9 @@ from transformers import LogitsProcessorList
 
 from modeling_fblt.cache_fblt import FBLTCache
 from modeling_fblt.configuration_fblt import EOS_ID, MASK_ID
-from modeling_fblt.drafting_fblt import Draft
+from modeling_fblt.forward_steps_fblt import feed
+from modeling_fblt.generation_state_fblt import Draft
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
-from modeling_fblt.steps_fblt import feed
 from tests.modeling.tiny import packed_row, random_rows, tiny_model
 
 # `<mask>` is never predicted: as a stop id it makes runs that only their length ends.

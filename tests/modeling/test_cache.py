@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from modeling_fblt import cache_fblt
 from modeling_fblt.cache_fblt import FBLTCache
+from modeling_fblt.chunk_fblt import CHUNK_BYTES, chunks
 from modeling_fblt.configuration_fblt import MASK_ID
+from modeling_fblt.forward_steps_fblt import Block, draft_block, draft_byte, feed
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
-from modeling_fblt.rows_fblt import PIECE, pieces
-from modeling_fblt.steps_fblt import Block, draft_block, draft_byte, feed
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
 CLOSE = {"atol": 1e-9, "rtol": 0}
@@ -267,12 +267,12 @@ def test_what_was_dropped_cannot_be_taken_back(short_memory):
 
 
 def test_a_long_prompt_is_fed_in_pieces():
-    model, ids = shared_model("plain"), long_texts(PIECE + 130)
-    lengths = torch.tensor([PIECE + 130, 77])
-    mask = torch.arange(PIECE + 130) < lengths[:, None]
+    model, ids = shared_model("plain"), long_texts(CHUNK_BYTES + 130)
+    lengths = torch.tensor([CHUNK_BYTES + 130, 77])
+    mask = torch.arange(CHUNK_BYTES + 130) < lengths[:, None]
     whole = model(ids, attention_mask=mask, use_cache=False).logits
     cache = FBLTCache(model.config, 2)
-    assert next(iter(pieces(ids, lengths)))[0].shape[1] == PIECE
+    assert next(iter(chunks(ids, lengths)))[0].shape[1] == CHUNK_BYTES
     found = model(ids, attention_mask=mask, past_key_values=cache).logits
     torch.testing.assert_close(found, whole, **CLOSE)
     assert cache.lengths.tolist() == lengths.tolist()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_fblt.attention_fblt import FLEX_TILE, TiledContext
-from modeling_fblt.block_training_fblt import BlockTrainingContext, flex_block_training
+from modeling_fblt.block_attention_fblt import BlockAttentionContext, flex_block_attention
 from modeling_fblt.masks_fblt import training_square, windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
 from tests.modeling.layouts import flat_square, random_layout
@@ -36,7 +36,7 @@ def test_a_long_row_has_the_windowed_mask(length, window):
 @pytest.mark.parametrize(("batch", "length", "blocks"), [(1, 5, 2), (2, 90, 30), (3, 47, 60)])
 def test_the_training_layout_has_the_training_mask(batch, length, blocks):
     document, anchors, present, _ = random_layout(batch, length, blocks, size=4, seed=length)
-    context = flex_block_training(document, 10, anchors, present)
+    context = flex_block_attention(document, 10, anchors, present)
     expected = flat_square(training_square(length, anchors, present, document, 10), present, length)
     assert torch.equal(mask_of(context.block_mask, len(expected))[0], expected)
 
@@ -45,7 +45,7 @@ def test_tiles_that_nothing_attends_to_are_skipped():
     document = torch.zeros(1, 32 * FLEX_TILE, dtype=torch.long)
     anchors = torch.arange(1, 32 * FLEX_TILE, 4)[None]
     present = torch.ones(*anchors.shape, 4, dtype=torch.bool)
-    visited = flex_block_training(document, FLEX_TILE, anchors, present).block_mask.kv_num_blocks
+    visited = flex_block_attention(document, FLEX_TILE, anchors, present).block_mask.kv_num_blocks
     # The window behind a tile and the tile itself; for blocks, those around their anchors and their own tile.
     assert int(visited.max()) <= 4
 
@@ -61,9 +61,9 @@ def test_blocks_equal_the_eager_training_layout():
         position[None],
     )
     with torch.no_grad():
-        eager = decoder(*arguments, BlockTrainingContext(document, 10, anchors, present))
+        eager = decoder(*arguments, BlockAttentionContext(document, 10, anchors, present))
         decoder.config._attn_implementation = "flex_attention"
-        flex = decoder(*arguments, flex_block_training(document, 10, anchors, present))
+        flex = decoder(*arguments, flex_block_attention(document, 10, anchors, present))
     torch.testing.assert_close(flex, eager, **CLOSE)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_fblt.attention_fblt import SHORTEST_TILE, SquareContext, TiledContext
-from modeling_fblt.block_training_fblt import BlockTrainingContext, TrainingLayout, flex_block_training
+from modeling_fblt.block_attention_fblt import BlockAttentionContext, TrainingLayout, flex_block_attention
 from modeling_fblt.masks_fblt import training_layout, training_square, windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
 from tests.modeling.layouts import flat_square, random_document_starts, random_layout
@@ -86,18 +86,18 @@ def test_tiled_blocks_equal_the_dense_training_square(length, window, implementa
         total = len(position)
         hidden, latents = torch.randn(1, total, 32).double(), torch.randn(1, 3, 32).double()
         arguments = (hidden, latents, torch.randint(0, 3, (1, total)), position[None])
-        tiled = decoder(*arguments, BlockTrainingContext(document, window, anchors, present))
+        tiled = decoder(*arguments, BlockAttentionContext(document, window, anchors, present))
         dense = decoder(*arguments, SquareContext(mask[None]))
         torch.testing.assert_close(tiled, dense, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("build", [BlockTrainingContext, flex_block_training])
+@pytest.mark.parametrize("build", [BlockAttentionContext, flex_block_attention])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_states_that_are_asked_for_equal_those_of_all(build, share):
     torch.manual_seed(0)
     document, anchors, present, position = random_layout(2, 47, 20, size=4, seed=3)
     config = tiny_config().decoder_config
-    if build is flex_block_training:
+    if build is flex_block_attention:
         config._attn_implementation = "flex_attention"
     decoder = FBLTDecoder(config).double().eval()
     total, clean = len(position), document.numel()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from modeling_fblt import modeling_fblt as forward_pass
 from modeling_fblt.attention_fblt import SquareContext
+from modeling_fblt.block_loss_fblt import Blocks, build_blocks
 from modeling_fblt.configuration_fblt import CORRUPTIONS, EOS_ID, MASK_ID
-from modeling_fblt.diffusion_fblt import Blocks, build_blocks
 from tests.modeling.tiny import BLOCK, DECODER_WINDOW, packed_row, tiny_config, tiny_model
 
 SIZES = {torch.float64: 1e-9, torch.float32: 1e-5}

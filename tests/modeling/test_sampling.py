@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from modeling_fblt import decoding_fblt
+from modeling_fblt import byte_choice_fblt
 from modeling_fblt.configuration_fblt import VOCAB_SIZE
 from modeling_fblt.verification_fblt import accept_sampled
 from tests.modeling.decoding import NEVER
@@ -134,5 +134,5 @@ def accept_as_certain_always(draft, lengths, target, proposal, uniform):
     ("rule", "mode"), [(accept_without_residual, "blt-dv one step"), (accept_as_certain_always, "blt-s")]
 )
 def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
-    monkeypatch.setattr(decoding_fblt, "accept_sampled", rule)
+    monkeypatch.setattr(byte_choice_fblt, "accept_sampled", rule)
     assert chi_square("plain", mode, draws=20_000) > LIMIT

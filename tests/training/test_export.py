@@ -45,7 +45,7 @@ def test_links_are_relative_and_resolve(tiny_checkpoint, repository):
     output = repository / "checkpoints" / "demo"
     megabytes = export(tiny_checkpoint, output, 20, repository)
     code = sorted(file.name for file in output.glob("*.py"))
-    assert "modeling_fblt.py" in code and "steps_fblt.py" in code
+    assert "modeling_fblt.py" in code and "forward_steps_fblt.py" in code
     for name in code:
         target = os.readlink(output / name)
         assert target == f"../../modeling_fblt/{name}"
@@ -104,10 +104,12 @@ def test_refusals_leave_everything_as_it_was(tiny_checkpoint, repository, tmp_pa
     before = contents(output)
     with pytest.raises(ValueError, match="--max-megabytes 0.001"):
         export(tiny_checkpoint, output, 0.001, repository)
-    (repository / "modeling_fblt" / "steps_fblt.py").write_text("# changed\n")
-    with pytest.raises(ValueError, match="steps_fblt.py is not that of modeling_fblt"):
+    (repository / "modeling_fblt" / "forward_steps_fblt.py").write_text("# changed\n")
+    with pytest.raises(ValueError, match="forward_steps_fblt.py is not that of modeling_fblt"):
         export(tiny_checkpoint, output, 20, repository)
-    shutil.copyfile(REPOSITORY / "modeling_fblt" / "steps_fblt.py", repository / "modeling_fblt" / "steps_fblt.py")
+    shutil.copyfile(
+        REPOSITORY / "modeling_fblt" / "forward_steps_fblt.py", repository / "modeling_fblt" / "forward_steps_fblt.py"
+    )
     assert contents(output) == before and [file.name for file in output.parent.iterdir()] == ["demo"]
 
     (tmp_path / "mine").mkdir()

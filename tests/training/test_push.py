@@ -219,9 +219,9 @@ def test_whatever_is_missing_is_named_before_anything_is_sent(folders, tmp_path,
 
 def test_links_into_a_repository_that_is_not_there_are_named(folders, tmp_path):
     folder = Path(shutil.copytree(folders[1], tmp_path / "copy"))
-    (folder / "rows_fblt.py").unlink()
-    (folder / "rows_fblt.py").symlink_to("../../modeling_fblt/rows_fblt.py")
-    assert missing_parts(folder) == ["rows_fblt.py: a link that points nowhere"]
+    (folder / "padding_fblt.py").unlink()
+    (folder / "padding_fblt.py").symlink_to("../../modeling_fblt/padding_fblt.py")
+    assert missing_parts(folder) == ["padding_fblt.py: a link that points nowhere"]
 
 
 def test_a_missing_shard_is_named(tmp_path):

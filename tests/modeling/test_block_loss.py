@@ -6,10 +6,10 @@ import dataclasses
 import pytest
 import torch
 
+from modeling_fblt.block_loss_fblt import Blocks, block_loss, build_blocks, draw_masks
 from modeling_fblt.cache_fblt import FBLTCache
 from modeling_fblt.configuration_fblt import CORRUPTIONS, MASK_ID
-from modeling_fblt.diffusion_fblt import Blocks, block_loss, build_blocks, draw_masks
-from modeling_fblt.steps_fblt import Block, draft_block, feed
+from modeling_fblt.forward_steps_fblt import Block, draft_block, feed
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
 CLOSE = {"atol": 1e-9, "rtol": 0}

@@ -21,7 +21,7 @@ def best_length(acceptance: float, byte_cost: float, longest: int) -> int:
     return length
 
 
-class Pace:
+class DraftLength:
     """Chooses each round's draft length by [`best_length`].
 
     The verdict depends on earlier rounds only, never on the bytes that are being drafted, so sampling stays exact.

@@ -58,7 +58,7 @@ class TrainingLayout:
         )
 
 
-class BlockTrainingContext:
+class BlockAttentionContext:
     """The decoder's training layout: clean bytes of all rows, then the present positions of all blocks, as one long row
     (paper section 3; see [`TrainingLayout`]).
 
@@ -106,7 +106,7 @@ class BlockTrainingContext:
         places.view(-1)[slot] = self.clean.length + torch.arange(len(slot), device=slot.device)
         return places
 
-    def of_queries(self, asked: torch.Tensor) -> "BlockTrainingContext":
+    def of_queries(self, asked: torch.Tensor) -> "BlockAttentionContext":
         """The same keys for the queries `asked` `[1, queries]`: all clean bytes, then some positions of blocks."""
         some = copy(self)
         some.slot = self.slot[asked[0, self.clean.length :] - self.clean.length]
@@ -127,10 +127,10 @@ class BlockTrainingContext:
         return torch.cat([clean, blocks[None]], dim=1), None
 
 
-def flex_block_training(
+def flex_block_attention(
     document_start: torch.Tensor, window: int, anchors: torch.Tensor, present: torch.Tensor
 ) -> FlexContext:
-    """[`BlockTrainingContext`] for FlexAttention: the same layout and the same mask."""
+    """[`BlockAttentionContext`] for FlexAttention: the same layout and the same mask."""
     layout = TrainingLayout.of(document_start, anchors, present)
     position, anchor, document, block = layout.position, layout.anchor, layout.document_start, layout.block
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""Rows of bytes: padding taken out and put back, and the chunk of new bytes that every network is called on."""
+"""Padding, on whichever side it stands: taken out of a batch on entry and put back on exit."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Rows:
+class RightPadded:
     """Input columns with their padding, wherever it stands, moved to the right.
 
     Attributes:
@@ -28,7 +27,7 @@ class Rows:
     place: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> "Rows":
+    def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> "RightPadded":
         """Rows of `input_ids` `[batch, n]`; the mask's last `n` columns say what is padding (0)."""
         batch, n = input_ids.shape
         if attention_mask is None:
@@ -125,57 +124,7 @@ class Rows:
         return places.scatter(1, self.lengths[:, None], starts.gather(1, self._next_column()))
 
 
-# Cached rows are fed in pieces of so many bytes: attention over a long prompt stays linear, and buffers small.
-PIECE = 512
-
-
-def pieces(
-    ids: torch.Tensor, lengths: torch.Tensor, size: int = PIECE
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
-    """Right-padded rows `[batch, n]` in pieces of `size` columns: each piece's ids, its bytes per row `[batch]`,
-    which rows end in it or before `[batch]`, and whether it is the last.
-    """
-    n = ids.shape[1]
-    for first in range(0, n, size):
-        part = ids[:, first : first + size]
-        left = lengths - first
-        yield part, left.clamp(min=0, max=part.shape[1]), left <= part.shape[1], first + size >= n
-
-
 def gather_columns(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`values[b, index[b, i]]`: `[batch, columns, ...]`, `[batch, n]` -> `[batch, n, ...]`."""
     trailing = values.shape[2:]
     return values.gather(1, index.view(*index.shape, *[1] * len(trailing)).expand(*index.shape, *trailing))
-
-
-@dataclass
-class Chunk:
-    """New bytes of each row, right-padded, and what the patcher found in them.
-
-    Attributes:
-        ids: `[batch, n]`.
-        lengths: `[batch]`, how many of them are real.
-        position: `[batch]`, row position of the first.
-        positions: `[batch, n]`.
-        document_start: `[batch, n + 1]`, where each position's document begins.
-        column: `[batch, n]`, columns of the cache's byte buffers; None without a cache.
-        cache: what the bytes before the chunk left behind, None for a row from its beginning.
-        starts: `[batch, n + 1]`, patch starts; the next position included.
-        patch_index: `[batch, n + 1]`, index in the row of the patch that holds each position.
-        entropies: `[batch, n]` in nats, where the patcher ran.
-    """
-
-    ids: torch.Tensor
-    lengths: torch.Tensor
-    position: torch.Tensor
-    positions: torch.Tensor
-    document_start: torch.Tensor
-    cache: "FBLTCache | None" = None
-    column: torch.Tensor | None = None
-    starts: torch.Tensor | None = None
-    patch_index: torch.Tensor | None = None
-    entropies: torch.Tensor | None = None
-
-    def completed(self) -> torch.Tensor:
-        """`[batch]`, how many patches the chunk completes."""
-        return self.patch_index.gather(1, self.lengths[:, None])[:, 0] - self.patch_index[:, 0]

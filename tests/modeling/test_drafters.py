@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from modeling_fblt.adaptive_fblt import Pace, best_length
-from modeling_fblt.drafting_fblt import confident_length
+from modeling_fblt.draft_length_fblt import DraftLength, best_length
+from modeling_fblt.drafters_fblt import confident_length
 from tests.modeling.decoding import NEVER, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import BLOCK
 
@@ -92,7 +92,7 @@ def test_the_draft_length_earns_most(acceptance, byte_cost):
 
 
 def test_the_pace_follows_acceptance():
-    pace = Pace(byte_cost=0.1, longest=16)
+    pace = DraftLength(byte_cost=0.1, longest=16)
     lengths = []
     for accepted in (7, 0):
         for _ in range(40):

@@ -13,8 +13,8 @@ import torch
 
 from .attention_fblt import CachedContext, SquareContext
 from .cache_fblt import FBLTCache
+from .chunk_fblt import Chunk, chunks
 from .masks_fblt import block_to_block, block_to_clean, windowed_causal
-from .rows_fblt import Chunk, pieces
 
 if TYPE_CHECKING:
     from .modeling_fblt import FBLTModel
@@ -70,7 +70,7 @@ def feed(
     """
     block = block_hidden = None
     hidden, completed = [], torch.zeros_like(lengths)
-    for piece, length, ends, last in pieces(ids, lengths):
+    for piece, length, ends, last in chunks(ids, lengths):
         chunk = model.begin_chunk(piece, length, cache)
         model.segment(chunk, close_patch=ends if close_patch else None)
         states = model.encode(chunk)

@@ -1,37 +1,18 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The four decodings as drafters: each continues the known bytes with a draft."""
 
-from dataclasses import dataclass
-
 import torch
 
-from .adaptive_fblt import Pace
-from .decoding_fblt import Decoding
+from .draft_length_fblt import DraftLength
+from .forward_steps_fblt import Block, draft_block, draft_byte
 from .generation_config_fblt import DecodingSettings
-from .rows_fblt import gather_columns
-from .steps_fblt import Block, draft_block, draft_byte
+from .generation_state_fblt import Draft, GenerationState
+from .padding_fblt import gather_columns
 from .unmasking_fblt import by_confidence, by_entropy, in_one_step
 from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
 
 
-@dataclass
-class Draft:
-    """Bytes that continue the known ones.
-
-    Attributes:
-        ids: `[batch, r]`.
-        lengths: `[batch]`, how many of them were drafted.
-        proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
-        record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
-    """
-
-    ids: torch.Tensor
-    lengths: torch.Tensor
-    proposals: torch.Tensor | None = None
-    record: dict[str, torch.Tensor] | None = None
-
-
-def no_draft(state: Decoding) -> Draft:
+def no_draft(state: GenerationState) -> Draft:
     return Draft(state.text[:, :0], torch.zeros_like(state.known))
 
 
@@ -49,10 +30,10 @@ class VerifiedDrafter:
 
     verifies = True
 
-    def __init__(self, settings: DecodingSettings, pace: Pace | None, longest: int):
+    def __init__(self, settings: DecodingSettings, pace: DraftLength | None, longest: int):
         self.settings, self.pace, self.longest = settings, pace, longest
 
-    def draft(self, state: Decoding) -> Draft:
+    def draft(self, state: GenerationState) -> Draft:
         # Only the first round can find bytes that are not fed: the prompt's.
         ready = (state.pending == 0) & (state.cache.lengths > 0) & state.active
         if state.round == 0 and not bool(ready.any()):
@@ -69,7 +50,7 @@ class VerifiedDrafter:
             state.unfeed()
         return draft
 
-    def compose(self, state: Decoding, r: int) -> Draft:
+    def compose(self, state: GenerationState, r: int) -> Draft:
         raise NotImplementedError
 
     def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
@@ -80,14 +61,14 @@ class VerifiedDrafter:
 class PlainDrafter(VerifiedDrafter):
     """`ar`: drafts nothing."""
 
-    def draft(self, state: Decoding) -> Draft:
+    def draft(self, state: GenerationState) -> Draft:
         return no_draft(state)
 
 
 class CausalDrafter(VerifiedDrafter):
     """`blt-s`: the decoder goes on by itself, reading the last complete latent."""
 
-    def compose(self, state: Decoding, r: int) -> Draft:
+    def compose(self, state: GenerationState, r: int) -> Draft:
         lm, choose, settings = state.lm, state.choose, self.settings
         encodes = int(lm.config.decoder_config.input == "encoder")
         byte, offset, hidden = state.carried(), 0, None
@@ -128,7 +109,7 @@ class BlockFiller:
     def __init__(self, settings: DecodingSettings, closes_patch: bool):
         self.settings, self.closes_patch = settings, closes_patch
 
-    def place(self, state: Decoding, end: torch.Tensor, begins: torch.Tensor) -> Block:
+    def place(self, state: GenerationState, end: torch.Tensor, begins: torch.Tensor) -> Block:
         """The block behind `end` `[batch]` fed bytes, whose open patch, or its document in it, begins at `begins`."""
         size, known = self.settings.block_width(state.lm.config), state.known
         anchor = torch.where(known - begins < size, begins, end) if self.settings.block_anchor == "patch" else end
@@ -136,7 +117,7 @@ class BlockFiller:
         ids = state.text.gather(1, position.clamp(max=state.text.shape[1] - 1))
         return Block(ids.masked_fill(position >= known[:, None], state.lm.config.mask_token_id), anchor)
 
-    def fill(self, state: Decoding, feeds: bool) -> Draft:
+    def fill(self, state: GenerationState, feeds: bool) -> Draft:
         """A draft of all masked positions; `feeds`: known bytes are fed in the decoder call of the first step."""
         lm, cache, mask_id = state.lm, state.cache, state.lm.config.mask_token_id
         # The carried byte stands in the block, unless a boundary is forced behind it, or nothing comes before it.
@@ -180,7 +161,7 @@ class BlockFiller:
             state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
         return self._behind_known(state, block, given, proposals, confidence, record)
 
-    def _behind_known(self, state: Decoding, block: Block, given, proposals, confidence, record) -> Draft:
+    def _behind_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:
         """The block's drafted bytes, moved to its beginning: `[batch, block_size]`, padding behind."""
         size = block.ids.shape[1]
         index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
@@ -206,14 +187,14 @@ class BlockFiller:
         return in_one_step(masked)
 
     @staticmethod
-    def _allowed_first(state: Decoding) -> torch.Tensor | None:
+    def _allowed_first(state: GenerationState) -> torch.Tensor | None:
         """Ids that keep the text valid UTF-8 right behind the known bytes, `[batch, vocab]`, if asked for."""
         if state.choose.utf8 is None:
             return None
         return allowed_ids(utf8_state(_last_known(state)), state.limit - state.known)
 
 
-def _last_known(state: Decoding) -> torch.Tensor:
+def _last_known(state: GenerationState) -> torch.Tensor:
     """The last three known bytes, `[batch, 3]`; id 0 before a row's first."""
     position = state.known[:, None] + torch.arange(-3, 0, device=state.known.device)
     return state.text.gather(1, position.clamp(min=0)).masked_fill(position < 0, 0)
@@ -226,7 +207,7 @@ def _where(condition: torch.Tensor, values: torch.Tensor, otherwise: torch.Tenso
 class VerifiedBlockDrafter(VerifiedDrafter):
     """`blt-dv`: a filled block, of which verification keeps what plain decoding would have written."""
 
-    def compose(self, state: Decoding, r: int) -> Draft:
+    def compose(self, state: GenerationState, r: int) -> Draft:
         paper = self.settings.paper_passes
         return BlockFiller(self.settings, closes_patch=paper).fill(state, feeds=paper)
 
@@ -239,7 +220,7 @@ class BlockDrafter:
     def __init__(self, settings: DecodingSettings):
         self.settings = settings
 
-    def draft(self, state: Decoding) -> Draft:
+    def draft(self, state: GenerationState) -> Draft:
         draft = BlockFiller(self.settings, self.settings.close_patch).fill(state, feeds=True)
         if self.settings.close_patch:
             state.unfeed()
@@ -258,7 +239,7 @@ def build_drafter(settings: DecodingSettings, lm):
     if settings.decoding == "ar":
         return PlainDrafter(settings, None, 0)
     longest = settings.longest_draft(lm.config)
-    pace = Pace(_byte_cost(settings, lm), longest) if settings.adapts() else None
+    pace = DraftLength(_byte_cost(settings, lm), longest) if settings.adapts() else None
     return (CausalDrafter if settings.decoding == "blt-s" else VerifiedBlockDrafter)(settings, pace, longest)
 
 

@@ -1,1 +1,0 @@
-../../modeling_fblt/adaptive_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/base_model_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/block_attention_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/block_loss_fblt.py

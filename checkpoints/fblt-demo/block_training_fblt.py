@@ -1,1 +1,0 @@
-../../modeling_fblt/block_training_fblt.py

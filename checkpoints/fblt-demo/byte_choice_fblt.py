@@ -1,0 +1,1 @@
+../../modeling_fblt/byte_choice_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/chunk_fblt.py

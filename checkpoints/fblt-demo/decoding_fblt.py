@@ -1,1 +1,0 @@
-../../modeling_fblt/decoding_fblt.py

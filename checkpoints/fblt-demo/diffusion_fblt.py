@@ -1,1 +1,0 @@
-../../modeling_fblt/diffusion_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/draft_length_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/drafters_fblt.py

@@ -1,1 +1,0 @@
-../../modeling_fblt/drafting_fblt.py

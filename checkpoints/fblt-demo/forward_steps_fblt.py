@@ -1,0 +1,1 @@
+../../modeling_fblt/forward_steps_fblt.py

@@ -1,0 +1,1 @@
+../../modeling_fblt/generation_state_fblt.py

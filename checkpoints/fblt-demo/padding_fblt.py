@@ -1,0 +1,1 @@
+../../modeling_fblt/padding_fblt.py

@@ -1,1 +1,0 @@
-../../modeling_fblt/rows_fblt.py

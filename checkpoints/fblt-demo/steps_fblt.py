@@ -1,1 +1,0 @@
-../../modeling_fblt/steps_fblt.py
