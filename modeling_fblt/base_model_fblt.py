@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
@@ -20,6 +21,7 @@ from .block_attention_fblt import BlockAttentionContext, flex_block_attention
 from .block_loss_fblt import Blocks
 from .cache_fblt import FBLTCache
 from .chunk_fblt import CHUNK_BYTES, Chunk, chunks
+from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
 from .configuration_fblt import FBLTConfig
 from .masks_fblt import causal
 from .networks_fblt import (
@@ -45,17 +47,20 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass
-class FBLTModelOutput(ModelOutput):
+class FBLTModelOutput(BothCacheNames):
     """Output of [`FBLTModel`].
 
     Args:
         last_hidden_state: `[batch, length, decoder width]`, normed decoder states.
-        past_key_values: the cache, extended by the bytes given.
+        cache, past_key_values: the KV cache, extended by the bytes given; two names of one field.
         hidden_states, attentions: of the decoder's layers, when asked for.
     """
 
     last_hidden_state: torch.Tensor | None = None
-    past_key_values: FBLTCache | None = None
+    if CACHE_RENAMED:
+        cache: FBLTCache | None = None
+    else:
+        past_key_values: FBLTCache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -73,6 +78,7 @@ class FBLTModel(FBLTPreTrainedModel):
 
     def __init__(self, config: FBLTConfig):
         super().__init__(config)
+        warn_if_untested(transformers.__version__)
         k = config.cross_attn_k
         decoder = config.decoder_config
         self.encoder = FBLTEncoder(config.encoder_config, k)
@@ -313,20 +319,23 @@ class FBLTModel(FBLTPreTrainedModel):
         past_key_values: FBLTCache | None = None,
         patch_starts: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: FBLTCache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FBLTModelOutput:
         """
         Args:
             input_ids: `[batch, n]`, the bytes that follow what the cache holds.
             attention_mask: `[batch, n]`, or the mask of all columns so far; 0 on padding, which may stand anywhere.
-            past_key_values: the cache; extended in place.
+            past_key_values: the KV cache; extended in place.
             patch_starts: `[batch, n + 1]`, patch starts to use instead of the patcher's. The first two bytes of a row
                 start patches.
             use_cache: whether to return a cache; the config's `use_cache` outside training when None.
+            cache: another name for `past_key_values`.
         """
         refuse(kwargs)
-        if past_key_values is None and (use_cache if use_cache is not None else self._default_use_cache()):
-            past_key_values = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
+        cache = given_cache({"past_key_values": past_key_values, "cache": cache})
+        if cache is None and (use_cache if use_cache is not None else self._default_use_cache()):
+            cache = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
         rows = RightPadded.of(input_ids, attention_mask)
         starts = None if patch_starts is None else rows.take_starts(patch_starts)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
@@ -334,19 +343,19 @@ class FBLTModel(FBLTPreTrainedModel):
         recorder = None
         if any(flags.values()):
             window = self.config.decoder_config.sliding_window
-            recorder = DecoderRecorder(rows, attention_mask, past_key_values, window)
+            recorder = DecoderRecorder(rows, attention_mask, cache, window)
         parts, done = [], 0
-        whole = past_key_values is None or recorder is not None
+        whole = cache is None or recorder is not None
         for ids, lengths, _, _ in chunks(rows.ids, rows.lengths, rows.ids.shape[1] if whole else CHUNK_BYTES):
-            chunk = self.begin_chunk(ids, lengths, past_key_values)
+            chunk = self.begin_chunk(ids, lengths, cache)
             self.segment(chunk, None if starts is None else starts[:, done : done + ids.shape[1] + 1])
             states = self.encode(chunk)
             parts.append(self.decode(chunk, states, self.compress(chunk, states), recorder))
             done += ids.shape[1]
-            if past_key_values is not None:
-                past_key_values.extend(chunk, ids.shape[1])
+            if cache is not None:
+                cache.extend(chunk, ids.shape[1])
         hidden = torch.cat(parts, dim=1)
-        output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), past_key_values=past_key_values)
+        output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), **{CACHE_NAME: cache})
         if flags["output_hidden_states"]:
             output.hidden_states = tuple(recorder.hidden_states)
         if flags["output_attentions"]:

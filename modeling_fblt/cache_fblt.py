@@ -125,6 +125,11 @@ class FBLTCache(Cache):
             the rows' last bytes in buffers by byte position, of bytes, and of complete patches.
     """
 
+    # transformers asks its layers, of which this cache has none, and takes silence for yes.
+    is_compileable = False
+    is_croppable = False
+    is_linear = (False,)
+
     def __init__(self, config, batch_size: int, device: torch.device | str = "cpu"):
         super().__init__(layers=[])
         byte_networks = (config.patcher_config, config.encoder_config, config.decoder_config)

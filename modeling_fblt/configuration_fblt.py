@@ -242,7 +242,7 @@ class FBLTConfig(PreTrainedConfig):
     """
 
     model_type = "fblt"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "next_byte_loss", "diffusion_loss"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache", "next_byte_loss", "diffusion_loss"]
     sub_configs_defaults: ClassVar[dict] = {
         "patcher_config": FBLTPatcherConfig,
         "encoder_config": FBLTEncoderConfig,

@@ -24,6 +24,7 @@ from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode, L
 
 from .byte_choice_fblt import ByteChoice
 from .cache_fblt import FBLTCache
+from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
 from .generation_config_fblt import DecodingSettings, FBLTGenerationConfig
@@ -37,14 +38,14 @@ STEPWISE = ("output_attentions", "output_hidden_states")
 
 
 @dataclass
-class FBLTGenerateOutput(GenerateDecoderOnlyOutput):
+class FBLTGenerateOutput(GenerateDecoderOnlyOutput, BothCacheNames):
     """Output of `generate(..., return_dict_in_generate=True)`. Counters are `[batch]` LongTensors, one entry per row.
 
     Args:
         sequences: `[batch, columns]`, prompt columns and new bytes, padded behind a stop.
         scores, logits: when asked for, one `[batch, vocab]` per new byte, processed and raw; zero behind a stop.
-        past_key_values: the cache, which holds all bytes but the last of each row: to go on, give it together with
-            the whole sequence so far.
+        cache, past_key_values: the KV cache, by both names. It holds all bytes but the last of each row: to go on, give
+            it together with the whole sequence so far.
         decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
         drafted, accepted: bytes drafted, and how many of them were kept.
         iterations: rounds of the loop.
@@ -85,7 +86,9 @@ class FBLTGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, *args
     ) -> None:
-        cache = model_kwargs.get("past_key_values")
+        cache = given_cache(model_kwargs)
+        if cache is not None:
+            model_kwargs[CACHE_NAME] = cache
         if cache is None and generation_config.use_cache is not False:
             if generation_config.cache_implementation is not None:
                 raise ValueError(
@@ -93,7 +96,7 @@ class FBLTGenerationMixin(GenerationMixin):
                     "and brings its own cache; leave it None."
                 )
             rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
-            model_kwargs["past_key_values"] = FBLTCache(self.config, rows, self.device)
+            model_kwargs[CACHE_NAME] = FBLTCache(self.config, rows, self.device)
         elif cache is not None and not isinstance(cache, FBLTCache):
             raise ValueError(
                 f"`past_key_values` is a {type(cache).__name__}: FBLT needs the FBLTCache of an earlier call."
@@ -123,7 +126,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **model_kwargs
             )
         rows = RightPadded.of(input_ids, model_kwargs.get("attention_mask"))
-        cache = model_kwargs["past_key_values"]
+        cache = model_kwargs[CACHE_NAME]
         check_rows(rows, cache)
         returns_dict = generation_config.return_dict_in_generate
         state = GenerationState(
@@ -192,8 +195,8 @@ class FBLTGenerationMixin(GenerationMixin):
             return sequences
         return FBLTGenerateOutput(
             sequences=sequences,
-            past_key_values=state.cache,
             acceptance=state.acceptance,
+            **{CACHE_NAME: state.cache},
             **state.recorded(),
             **state.counts,
         )

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .base_model_fblt import FBLTModel, FBLTPatchOutput, refuse, returns_dict
 from .block_loss_fblt import IGNORED, block_loss, build_blocks, next_byte_loss
 from .cache_fblt import FBLTCache
+from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache
 from .configuration_fblt import FBLTConfig
 from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
@@ -23,20 +23,23 @@ from .tokenization_fblt import build_tokenizer
 
 
 @dataclass
-class FBLTCausalLMOutput(ModelOutput):
+class FBLTCausalLMOutput(BothCacheNames):
     """Output of [`FBLTForCausalLM`].
 
     Args:
         loss: with labels; in train mode `next_byte_loss + diffusion_loss_weight * diffusion_loss`, in eval mode the
             next-byte loss. Nats per target byte.
         logits: `[batch, length, vocab]`, of the byte after each position.
-        past_key_values, hidden_states, attentions: see [`FBLTModelOutput`].
+        cache, past_key_values, hidden_states, attentions: see [`FBLTModelOutput`].
         next_byte_loss, diffusion_loss: the two terms, in train mode.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: FBLTCache | None = None
+    if CACHE_RENAMED:
+        cache: FBLTCache | None = None
+    else:
+        past_key_values: FBLTCache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     next_byte_loss: torch.Tensor | None = None
@@ -100,11 +103,12 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         patch_starts: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: FBLTCache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FBLTCausalLMOutput:
         """
         Args:
-            input_ids, attention_mask, past_key_values, patch_starts, use_cache: see [`FBLTModel.forward`].
+            input_ids, attention_mask, past_key_values, patch_starts, use_cache, cache: see [`FBLTModel.forward`].
             labels: `[batch, n]`, as `input_ids`; -100 carries no loss, and stays clean in blocks.
             logits_to_keep: compute logits of the last so many columns only (0: all), or of the given columns.
             shift_labels: labels already moved to the position that predicts them, instead of `labels`.
@@ -114,12 +118,13 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             ValueError: labels together with a cache.
         """
         refuse(kwargs)
+        cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
         return_dict = returns_dict(self.config, kwargs)
         kwargs["return_dict"] = True
         has_labels = labels is not None or shift_labels is not None
-        if has_labels and past_key_values is not None:
+        if has_labels and cache is not None:
             raise ValueError(
                 "`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache."
             )
@@ -131,15 +136,15 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             return result if return_dict else result.to_tuple()
 
         use_cache = bool(use_cache) if has_labels else use_cache
-        outputs = self.model(input_ids, attention_mask, past_key_values, patch_starts, use_cache, **kwargs)
+        outputs = self.model(input_ids, attention_mask, cache, patch_starts, use_cache, **kwargs)
         columns = _kept_columns(logits_to_keep)
         # A loss needs the logits of every column, whichever of them are returned.
         logits = self.byte_logits(outputs.last_hidden_state if has_labels else outputs.last_hidden_state[:, columns])
         result = FBLTCausalLMOutput(
             logits=logits[:, columns] if has_labels else logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
         )
         if has_labels:
             rows = RightPadded.of(input_ids, attention_mask)

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from .attention_fblt import AttentionContext, CachedContext, SquareContext, TiledContext
 from .cache_fblt import FBLTCache
 from .chunk_fblt import Chunk
+from .compatibility_fblt import NEW_NAME, OLD_NAME
 from .configuration_fblt import (
     FBLTConfig,
     FBLTDecoderConfig,
@@ -46,6 +47,9 @@ class FBLTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = False
     _supports_attention_backend = False
     _can_compile_fullgraph = False
+    # Attention has windows and documents, which context parallelism cannot express.
+    _supports_context_parallel = False
+    _skip_keys_device_placement = [OLD_NAME, NEW_NAME]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

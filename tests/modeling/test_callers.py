@@ -12,7 +12,7 @@ from transformers import TextDiffusionStreamer, TextIteratorStreamer, TextStream
 
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, MASK_ID
 from modeling_fblt.tokenization_fblt import build_tokenizer
-from tests.modeling.decoding import ALL, NEVER
+from tests.modeling.naive_decoding import ALL, NEVER
 from tests.modeling.tiny import tiny_model
 
 WORDS = ["one", "two words", "a third answer"]

@@ -6,7 +6,7 @@ import torch
 
 from modeling_fblt.draft_length_fblt import DraftLength, best_length
 from modeling_fblt.drafters_fblt import confident_length
-from tests.modeling.decoding import NEVER, generated, left_padded, prompts, shared_model
+from tests.modeling.naive_decoding import NEVER, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import BLOCK
 
 NEW = 24

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from modeling_fblt import generation_fblt
-from tests.modeling.decoding import (
+from tests.modeling.naive_decoding import (
     NEVER,
     VERIFIED,
     ScriptedDrafter,

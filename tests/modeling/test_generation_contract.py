@@ -8,7 +8,7 @@ import torch
 
 from modeling_fblt.cache_fblt import FBLTCache
 from modeling_fblt.generation_fblt import FBLTGenerateOutput
-from tests.modeling.decoding import (
+from tests.modeling.naive_decoding import (
     ALL,
     DRAFTED,
     NEVER,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_fblt.generation_fblt import FBLTGenerateOutput
-from tests.modeling.decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
+from tests.modeling.naive_decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import random_rows
 
 NEW = 9

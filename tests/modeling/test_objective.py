@@ -208,7 +208,9 @@ def test_checkpointed_gradients_are_equal(use_reentrant, implementation):
     layers = [*model.model.encoder.layers, *model.model.global_transformer.layers, *model.model.decoder.layers]
     assert all(layer.gradient_checkpointing for layer in layers)
     again, found = gradients(model, ids)
-    assert again == loss and found.keys() == expected.keys()
+    assert found.keys() == expected.keys()
+    # Reentrant checkpointing runs layers without gradients, where torch may take another matrix product.
+    assert again == (pytest.approx(loss, rel=1e-14) if use_reentrant else loss)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-10, rtol=0, msg=name)
 

@@ -21,7 +21,7 @@ from transformers import (
 from modeling_fblt import byte_choice_fblt
 from modeling_fblt.configuration_fblt import VOCAB_SIZE
 from modeling_fblt.verification_fblt import accept_sampled
-from tests.modeling.decoding import NEVER
+from tests.modeling.naive_decoding import NEVER
 from tests.modeling.tiny import random_rows, tiny_model
 from tests.thorough import cases
 

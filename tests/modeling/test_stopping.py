@@ -10,7 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
 from modeling_fblt.stopping_fblt import LEAD, cut_at_stop
 from modeling_fblt.tokenization_fblt import build_tokenizer
-from tests.modeling.decoding import (
+from tests.modeling.naive_decoding import (
     ALL,
     NEVER,
     VERIFIED,

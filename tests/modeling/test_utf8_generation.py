@@ -6,7 +6,7 @@ import torch
 from transformers import MaxTimeCriteria, StoppingCriteria, StoppingCriteriaList
 
 from modeling_fblt.configuration_fblt import BYTE_OFFSET, MASK_ID
-from tests.modeling.decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
+from tests.modeling.naive_decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import tiny_model
 from tests.thorough import cases
 

@@ -1,0 +1,1 @@
+../../modeling_fblt/compatibility_fblt.py
