@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from .gather_fblt import take_entries
 from .masks_fblt import windowed_causal
 
 if TYPE_CHECKING:
@@ -49,12 +50,7 @@ def share_heads(x: torch.Tensor, groups: int, dim: int) -> torch.Tensor:
     return x if groups == 1 else x.repeat_interleave(groups, dim)
 
 
-def take_rows(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`rows[index]`: `[rows, width]`, `[...]` -> `[..., width]`, in the way that has the cheapest gradient on CPUs."""
-    return rows.gather(0, index.flatten()[:, None].expand(-1, rows.shape[1])).unflatten(0, index.shape)
-
-
-def by_place(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def gather_heads(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Heads of the positions that each group is offered.
 
     Args:
@@ -66,7 +62,7 @@ def by_place(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """
     heads = x.shape[1]
     index = places[:, None] * heads + torch.arange(heads, device=places.device)[:, None]
-    return take_rows(x.transpose(1, 2).flatten(0, 2), index)  # as projected, bytes before heads: no copy
+    return take_entries(x.transpose(1, 2).flatten(0, 2), index)  # as projected, bytes before heads: no copy
 
 
 def uses_flex(config) -> bool:
@@ -247,8 +243,8 @@ class TiledContext:
     def attend(self, attention, query, key, value) -> Attended:
         if uses_flex(attention.config):
             return self.flex.attend(attention, query, key, value)
-        query = by_place(query, self.query_places)
-        key, value = by_place(key, self.key_places), by_place(value, self.key_places)
+        query = gather_heads(query, self.query_places)
+        key, value = gather_heads(key, self.key_places), gather_heads(value, self.key_places)
         output, weights = self.by_tile.attend(attention, query, key, value)  # [batch * tiles, width, heads, head_dim]
         output = output.unflatten(0, (-1, self.tiles)).flatten(1, 2)
         return output[:, : self.length], weights

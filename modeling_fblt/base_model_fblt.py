@@ -20,12 +20,12 @@ from .attention_fblt import CachedContext, SquareContext, uses_flex
 from .block_attention_fblt import BlockAttentionContext, flex_block_attention
 from .block_loss_fblt import Blocks
 from .cache_fblt import FBLTCache
-from .chunk_fblt import CHUNK_BYTES, Chunk, chunks
+from .chunk_fblt import Chunk
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
 from .configuration_fblt import FBLTConfig
+from .forward_steps_fblt import feed
 from .masks_fblt import causal
 from .networks_fblt import (
-    DecoderRecorder,
     FBLTDecoder,
     FBLTEncoder,
     FBLTGlobal,
@@ -42,6 +42,7 @@ from .patching_fblt import (
     patch_starts,
     raw_boundaries,
 )
+from .recorder_fblt import DecoderRecorder
 
 logger = logging.get_logger(__name__)
 
@@ -344,17 +345,9 @@ class FBLTModel(FBLTPreTrainedModel):
         if any(flags.values()):
             window = self.config.decoder_config.sliding_window
             recorder = DecoderRecorder(rows, attention_mask, cache, window)
-        parts, done = [], 0
-        whole = cache is None or recorder is not None
-        for ids, lengths, _, _ in chunks(rows.ids, rows.lengths, rows.ids.shape[1] if whole else CHUNK_BYTES):
-            chunk = self.begin_chunk(ids, lengths, cache)
-            self.segment(chunk, None if starts is None else starts[:, done : done + ids.shape[1] + 1])
-            states = self.encode(chunk)
-            parts.append(self.decode(chunk, states, self.compress(chunk, states), recorder))
-            done += ids.shape[1]
-            if cache is not None:
-                cache.extend(chunk, ids.shape[1])
-        hidden = torch.cat(parts, dim=1)
+        hidden = feed(self, rows.ids, rows.lengths, cache, starts, recorder).hidden
+        if cache is not None:
+            cache.columns += input_ids.shape[1]
         output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), **{CACHE_NAME: cache})
         if flags["output_hidden_states"]:
             output.hidden_states = tuple(recorder.hidden_states)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .attention_fblt import Attended, FlexContext, SquareContext, TiledContext, by_place, take_rows
+from .attention_fblt import Attended, FlexContext, SquareContext, TiledContext, gather_heads
+from .gather_fblt import take_entries
 from .masks_fblt import block_to_block, block_to_clean, training_layout
 
 
@@ -117,13 +118,13 @@ class BlockAttentionContext:
         clean, _ = self.clean.attend(attention, query, key, value)
         if self.shape[0] == 0:
             return clean, None
-        query = by_place(query, self.query_places)
-        key, value = by_place(key, self.key_places), by_place(value, self.key_places)
+        query = gather_heads(query, self.query_places)
+        key, value = gather_heads(key, self.key_places), gather_heads(value, self.key_places)
         output, _ = self.by_group.attend(attention, query, key, value)  # [groups, slots, heads, head_dim]
         output = output.transpose(1, 2)  # as computed, heads before slots: no copy in what follows
         slots, heads = self.shape[1], torch.arange(output.shape[1], device=output.device)
         rows = (self.slot // slots)[:, None] * len(heads) + heads  # [positions, heads]
-        blocks = take_rows(output.flatten(0, 2), rows * slots + (self.slot % slots)[:, None])
+        blocks = take_entries(output.flatten(0, 2), rows * slots + (self.slot % slots)[:, None])
         return torch.cat([clean, blocks[None]], dim=1), None
 
 

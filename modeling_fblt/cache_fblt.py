@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from .chunk_fblt import Chunk
-from .padding_fblt import gather_columns
+from .gather_fblt import take_columns
 from .patching_fblt import PatchingState
 
 # Bytes that can be taken back whatever was dropped: far more than a draft, or than one row runs ahead of another.
@@ -65,7 +65,7 @@ class PositionBuffer:
 
     def gather(self, position: torch.Tensor) -> torch.Tensor:
         """`[batch, n, ...]` for `position` `[batch, n]` (buffers with positions in dimension 1)."""
-        return gather_columns(self.data, self.column(position))
+        return take_columns(self.data, self.column(position))
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps, repeats or reorders rows."""
@@ -237,10 +237,9 @@ class FBLTCache(Cache):
         begins[:, 0] = self.patch_start.at(chunk.position)
         self.patch_start.write(begins.cummax(dim=1).values, column, end)
 
-    def extend(self, chunk: Chunk, columns: int) -> None:
-        """Counts a chunk as fed; `columns` of `input_ids` it came from, padding included."""
+    def extend(self, chunk: Chunk) -> None:
+        """Counts a chunk's bytes as fed; whoever fed columns of `input_ids` counts these."""
         self._set_lengths(self.lengths + chunk.lengths)
-        self.columns += columns
 
     def truncate(self, lengths: torch.Tensor) -> None:
         """Takes back what lies beyond `lengths` `[batch]` bytes per row.

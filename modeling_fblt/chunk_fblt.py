@@ -10,21 +10,8 @@ import torch
 if TYPE_CHECKING:
     from .cache_fblt import FBLTCache
 
-# Cached rows are fed in pieces of so many bytes: attention over a long prompt stays linear, and buffers small.
+# Cached rows are fed in chunks of so many bytes: attention over a long prompt stays linear, and buffers small.
 CHUNK_BYTES = 512
-
-
-def chunks(
-    ids: torch.Tensor, lengths: torch.Tensor, size: int = CHUNK_BYTES
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]]:
-    """Right-padded rows `[batch, n]` in pieces of `size` columns: each piece's ids, its bytes per row `[batch]`,
-    which rows end in it or before `[batch]`, and whether it is the last.
-    """
-    n = ids.shape[1]
-    for first in range(0, n, size):
-        part = ids[:, first : first + size]
-        left = lengths - first
-        yield part, left.clamp(min=0, max=part.shape[1]), left <= part.shape[1], first + size >= n
 
 
 @dataclass
@@ -34,13 +21,13 @@ class Chunk:
     Attributes:
         ids: `[batch, n]`.
         lengths: `[batch]`, how many of them are real.
-        position: `[batch]`, row position of the first.
-        positions: `[batch, n]`.
-        document_start: `[batch, n + 1]`, where each position's document begins.
+        position: `[batch]`, position of the first.
+        positions: `[batch, n]`, of all.
+        document_start: `[batch, n + 1]`, position at which each byte's document begins; the next byte's included.
+        cache: the KV cache of the bytes before the chunk; None where rows begin with the chunk.
         column: `[batch, n]`, columns of the cache's byte buffers; None without a cache.
-        cache: what the bytes before the chunk left behind, None for a row from its beginning.
-        starts: `[batch, n + 1]`, patch starts; the next position included.
-        patch_index: `[batch, n + 1]`, index in the row of the patch that holds each position.
+        starts: `[batch, n + 1]`, whether a patch starts at each byte; the next byte included.
+        patch_index: `[batch, n + 1]`, which patch of its row holds each byte; the next byte included.
         entropies: `[batch, n]` in nats, where the patcher ran.
     """
 
@@ -58,3 +45,19 @@ class Chunk:
     def completed(self) -> torch.Tensor:
         """`[batch]`, how many patches the chunk completes."""
         return self.patch_index.gather(1, self.lengths[:, None])[:, 0] - self.patch_index[:, 0]
+
+
+def cut(
+    ids: torch.Tensor, lengths: torch.Tensor, size: int = CHUNK_BYTES
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, bool]]:
+    """Cuts right-padded rows `[batch, n]`, of `lengths` `[batch]` bytes, into chunks of `size` columns.
+
+    Yields:
+        the chunk's columns; its bytes per row `[batch]`; which rows end in it or before `[batch]`; whether it is the
+        last one.
+    """
+    n = ids.shape[1]
+    for first in range(0, n, size):
+        end = min(first + size, n)
+        left = lengths - first
+        yield slice(first, end), left.clamp(min=0, max=end - first), left <= end - first, end == n

@@ -5,9 +5,9 @@ import torch
 
 from .draft_length_fblt import DraftLength
 from .forward_steps_fblt import Block, draft_block, draft_byte
+from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
 from .generation_state_fblt import Draft, GenerationState
-from .padding_fblt import gather_columns
 from .unmasking_fblt import by_confidence, by_entropy, in_one_step
 from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
 
@@ -76,7 +76,7 @@ class CausalDrafter(VerifiedDrafter):
             # The paper encodes the prefix with its last patch forced closed, which gives the first drafted byte too.
             ids, lengths = state.unfed(last=0)
             fed = state.feed(ids, lengths, close_patch=True)
-            hidden = gather_columns(fed.hidden, (lengths - 1).clamp(min=0)[:, None])
+            hidden = take_columns(fed.hidden, (lengths - 1).clamp(min=0)[:, None])
         drafted, proposals, confidence = state.text[:, :0], [], []
         for j in range(r):
             if hidden is None:
@@ -167,7 +167,7 @@ class BlockFiller:
         index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
 
         def moved(values: torch.Tensor) -> torch.Tensor:
-            return gather_columns(values, index)
+            return take_columns(values, index)
 
         lengths = torch.minimum(size - given, confident_length(moved(confidence), self.settings.draft_confidence))
         return Draft(

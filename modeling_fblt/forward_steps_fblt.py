@@ -13,11 +13,12 @@ import torch
 
 from .attention_fblt import CachedContext, SquareContext
 from .cache_fblt import FBLTCache
-from .chunk_fblt import Chunk, chunks
+from .chunk_fblt import CHUNK_BYTES, Chunk, cut
 from .masks_fblt import block_to_block, block_to_clean, windowed_causal
+from .recorder_fblt import DecoderRecorder
 
 if TYPE_CHECKING:
-    from .modeling_fblt import FBLTModel
+    from .base_model_fblt import FBLTModel
 
 
 @dataclass
@@ -54,7 +55,9 @@ def feed(
     model: "FBLTModel",
     ids: torch.Tensor,
     lengths: torch.Tensor,
-    cache: FBLTCache,
+    cache: FBLTCache | None,
+    patch_starts: torch.Tensor | None = None,
+    recorder: DecoderRecorder | None = None,
     place_block: Callable[[torch.Tensor, torch.Tensor], Block] | None = None,
     close_patch: bool = False,
 ) -> Fed:
@@ -63,28 +66,34 @@ def feed(
     Args:
         ids: `[batch, n]`, right-padded.
         lengths: `[batch]`, real bytes per row; may be 0.
-        place_block: makes a block that shares the decoder call, from `[batch]` fed bytes per row and `[batch]`
-            positions at which the open patch begins, or a document in it.
+        cache: the KV cache; without one, rows begin with these bytes.
+        patch_starts: `[batch, n + 1]`, to use instead of the patcher's.
+        recorder: what the decoder shows its layers' states and weights; all bytes are one chunk then.
+        place_block: makes a block that shares the decoder's call. It is given, both `[batch]`, the position after the
+            fed bytes and the position where their open patch begins, or a document inside it.
         close_patch: end the last patch with the bytes, whatever the patcher says. Such bytes are to be taken back:
-            their true boundaries are decided by what follows.
+            what follows decides where their patches really end.
     """
     block = block_hidden = None
     hidden, completed = [], torch.zeros_like(lengths)
-    for piece, length, ends, last in chunks(ids, lengths):
-        chunk = model.begin_chunk(piece, length, cache)
-        model.segment(chunk, close_patch=ends if close_patch else None)
+    size = ids.shape[1] if cache is None or recorder is not None else CHUNK_BYTES
+    for columns, length, ends, last in cut(ids, lengths, size):
+        chunk = model.begin_chunk(ids[:, columns], length, cache)
+        given = None if patch_starts is None else patch_starts[:, columns.start : columns.stop + 1]
+        model.segment(chunk, given, close_patch=ends if close_patch else None)
         states = model.encode(chunk)
         latents = model.compress(chunk, states)
         if place_block is not None and last:
             end = chunk.position + chunk.lengths
             block = place_block(end, cache.open_start(end))
             both = _decode_with_block(model, cache, block, chunk, states, latents)
-            hidden.append(both[:, : piece.shape[1]])
-            block_hidden = both[:, piece.shape[1] :]
+            hidden.append(both[:, : chunk.ids.shape[1]])
+            block_hidden = both[:, chunk.ids.shape[1] :]
         else:
-            hidden.append(model.decode(chunk, states, latents))
+            hidden.append(model.decode(chunk, states, latents, recorder))
         completed = completed + chunk.completed()
-        cache.extend(chunk, 0)
+        if cache is not None:
+            cache.extend(chunk)
     if not hidden:  # nothing to feed
         if place_block is not None:
             block = place_block(cache.lengths, cache.open_start())

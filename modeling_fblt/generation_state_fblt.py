@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from .cache_fblt import FBLTCache, PositionBuffer
 from .forward_steps_fblt import Fed, feed
+from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
-from .padding_fblt import RightPadded, gather_columns
+from .padding_fblt import RightPadded
 
 if TYPE_CHECKING:
     from .byte_choice_fblt import ByteChoice
@@ -169,4 +170,4 @@ class GenerationState:
         ids = F.pad(ids, (0, r)).scatter(1, behind, draft)
         fed = self.feed(ids, torch.where(self.active, before + lengths, 0))
         judged = (before - 1).clamp(min=0)[:, None] + torch.arange(r + 1, device=ids.device)
-        return self.lm.byte_logits(gather_columns(fed.hidden, judged))
+        return self.lm.byte_logits(take_columns(fed.hidden, judged))

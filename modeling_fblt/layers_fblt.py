@@ -11,7 +11,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .attention_fblt import AttentionContext, share_heads, take_rows
+from .attention_fblt import AttentionContext, share_heads
+from .gather_fblt import take_columns
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos, sin: [batch, length, head_dim]
 
@@ -176,7 +177,7 @@ class FBLTAttention(nn.Module):
         key = rotate(self._heads(self.k_proj(hidden)), rotary)
         value = self._heads(self.v_proj(hidden))
         if asked is not None:
-            hidden, rotary = select_rows(hidden, asked), tuple(select_rows(part, asked) for part in rotary)
+            hidden, rotary = take_columns(hidden, asked), tuple(take_columns(part, asked) for part in rotary)
         query = rotate(self._heads(self.q_proj(hidden)), rotary)
         output, weights = context.attend(self, query, key, value)
         return self.o_proj(output.flatten(2)), weights
@@ -227,7 +228,7 @@ class FBLTLayer(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[batch, length, width]` -> the same; with `asked` `[batch, queries]` the states at these places only."""
         attended, weights = self.attention(self.attention_norm(hidden), rotary, context, asked)
-        hidden = (hidden if asked is None else select_rows(hidden, asked)) + attended
+        hidden = (hidden if asked is None else take_columns(hidden, asked)) + attended
         return hidden + self.feed_forward(self.feed_forward_norm(hidden)), weights
 
 
@@ -278,7 +279,7 @@ class FBLTPooling(FBLTCrossAttention):
         key = self._key_heads(self.k_proj(source))  # [batch, length, heads, head_dim]
         value = self._key_heads(self.v_proj(source))
         # A softmax over the bytes of each patch, by segments: linear in bytes however long a patch is.
-        own = select_rows(query, patch.clamp(max=patches - 1))  # [batch, length, k, heads, head_dim]
+        own = take_columns(query, patch.clamp(max=patches - 1))  # [batch, length, k, heads, head_dim]
         scores = (own * key[:, :, None]).sum(-1)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         index = patch[:, :, None, None].expand_as(scores)
@@ -314,20 +315,14 @@ class FBLTLatentReading(FBLTCrossAttention):
         if slots.shape[2] == 1:
             # A softmax over one slot is 1 whatever query and key are, so all bytes of a latent read the same.
             read = self.o_proj(self._key_heads(self.v_proj(source[:, :, 0])).flatten(2))
-            return 2 * hidden + select_rows(read, latent)
+            return 2 * hidden + take_columns(read, latent)
         query = self._heads(self.q_proj(self.query_norm(hidden))) * self.scaling
         both = torch.cat([self.k_proj(source), self.v_proj(source)], dim=-1)
         # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
-        key, value = (self._key_heads(part) for part in select_rows(both, latent).chunk(2, dim=-1))
+        key, value = (self._key_heads(part) for part in take_columns(both, latent).chunk(2, dim=-1))
         weights = torch.softmax((query[:, :, None] * key).sum(-1), dim=2)  # [batch, length, k, heads]
         attended = (weights[..., None] * value).sum(2)
         return 2 * hidden + self.o_proj(attended.flatten(2))
-
-
-def select_rows(source: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`source[b, index[b, i]]`: `[batch, rows, ...]`, `[batch, length]` -> `[batch, length, ...]`."""
-    offset = torch.arange(index.shape[0], device=index.device)[:, None] * source.shape[1]
-    return take_rows(source.flatten(0, 1).flatten(1), index + offset).unflatten(-1, source.shape[2:])
 
 
 def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functions: int, rows: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ Each is called on a chunk of new positions and an attention context, which says 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .attention_fblt import AttentionContext, CachedContext, SquareContext, TiledContext
-from .cache_fblt import FBLTCache
 from .chunk_fblt import Chunk
 from .compatibility_fblt import NEW_NAME, OLD_NAME
 from .configuration_fblt import (
@@ -34,7 +34,9 @@ from .layers_fblt import (
     linear,
 )
 from .masks_fblt import windowed_causal
-from .padding_fblt import RightPadded
+
+if TYPE_CHECKING:
+    from .recorder_fblt import DecoderRecorder
 
 
 class FBLTPreTrainedModel(PreTrainedModel):
@@ -280,30 +282,3 @@ class FBLTDecoder(FBLTPreTrainedModel):
                     recorder.see_weights(context.square(weights))
             hidden = self.norm(hidden)
         return hidden if recorder is None else recorder.see_states(hidden)
-
-
-class DecoderRecorder:
-    """Collects what `output_hidden_states` and `output_attentions` ask for, by column of the input.
-
-    Args:
-        rows, attention_mask, cache: what `forward` was called with; None where there is none.
-        window: the decoder's.
-    """
-
-    def __init__(self, rows: RightPadded, attention_mask: torch.Tensor | None, cache: FBLTCache | None, window: int):
-        self.rows, self.attention_mask, self.cache, self.window = rows, attention_mask, cache, window
-        self.key_columns: torch.Tensor | None = None
-        self.hidden_states: list[torch.Tensor] = []
-        self.attentions: list[torch.Tensor] = []
-
-    def see_states(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Records states and returns what to go on with: the same, so that gradients reach what was recorded."""
-        columns = self.rows.restore(hidden)
-        self.hidden_states.append(columns)
-        return self.rows.take(columns)
-
-    def see_weights(self, weights: torch.Tensor) -> None:
-        """Records weights `[batch, heads, n, keys]`."""
-        if not self.attentions:  # not earlier: the cache may slide before the networks run
-            self.key_columns = self.rows.key_columns(self.attention_mask, self.cache, self.window)
-        self.attentions.append(self.rows.restore_weights(weights, self.key_columns))

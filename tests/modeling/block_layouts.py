@@ -3,6 +3,8 @@
 
 import torch
 
+from modeling_fblt.masks_fblt import block_to_block, block_to_clean, windowed_causal
+
 
 def random_document_starts(batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
     """`[batch, length]`; a document begins at about every twelfth byte."""
@@ -34,3 +36,41 @@ def flat_square(square: torch.Tensor, present: torch.Tensor, length: int) -> tor
     place = torch.arange(real.numel()).view_as(real)
     order = torch.cat([place[:, :length].flatten(), place[:, length:][present.flatten(1)]])
     return whole[order[:, None], order]
+
+
+def training_square(
+    length: int,
+    anchors: torch.Tensor,
+    present: torch.Tensor,
+    document_start: torch.Tensor,
+    window: int,
+) -> torch.Tensor:
+    """The decoder's whole training mask as one dense square.
+
+    Args:
+        length: clean bytes `N`.
+        anchors: `[batch, blocks]`, clean position of each block's first byte.
+        present: `[batch, blocks, block_size]`, False past the document's end.
+        document_start: `[batch, N]`.
+
+    Returns:
+        `[batch, N + blocks * block_size, N + blocks * block_size]` booleans, clean bytes first.
+    """
+    batch, blocks, block_size = present.shape
+    device = anchors.device
+    clean = torch.arange(length, device=device)
+    offsets = torch.arange(block_size, device=device)
+    block_position = (anchors[:, :, None] + offsets).flatten(1)  # [batch, blocks * block_size]
+    block_index = torch.arange(blocks, device=device).repeat_interleave(block_size)
+    block_anchor = anchors.repeat_interleave(block_size, dim=1)
+    block_document = document_start.gather(1, block_anchor)
+
+    mask = torch.zeros(
+        batch, length + blocks * block_size, length + blocks * block_size, dtype=torch.bool, device=device
+    )
+    mask[:, :length, :length] = windowed_causal(clean[:, None], clean, document_start[:, :, None], window)
+    mask[:, length:, :length] = block_to_clean(
+        block_position[:, :, None], clean, block_anchor[:, :, None], block_document[:, :, None], window
+    )
+    mask[:, length:, length:] = block_to_block(block_index[:, None], block_index, present.flatten(1)[:, None, :])
+    return mask

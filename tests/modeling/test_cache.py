@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modeling_fblt import cache_fblt
 from modeling_fblt.cache_fblt import FBLTCache
-from modeling_fblt.chunk_fblt import CHUNK_BYTES, chunks
+from modeling_fblt.chunk_fblt import CHUNK_BYTES, cut
 from modeling_fblt.configuration_fblt import MASK_ID
 from modeling_fblt.forward_steps_fblt import Block, draft_block, draft_byte, feed
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
@@ -272,7 +272,7 @@ def test_a_long_prompt_is_fed_in_pieces():
     mask = torch.arange(CHUNK_BYTES + 130) < lengths[:, None]
     whole = model(ids, attention_mask=mask, use_cache=False).logits
     cache = FBLTCache(model.config, 2)
-    assert next(iter(chunks(ids, lengths)))[0].shape[1] == CHUNK_BYTES
+    assert next(cut(ids, lengths))[0] == slice(0, CHUNK_BYTES)
     found = model(ids, attention_mask=mask, past_key_values=cache).logits
     torch.testing.assert_close(found, whole, **CLOSE)
     assert cache.lengths.tolist() == lengths.tolist()

@@ -6,9 +6,9 @@ import torch
 
 from modeling_fblt.attention_fblt import FLEX_TILE, TiledContext
 from modeling_fblt.block_attention_fblt import BlockAttentionContext, flex_block_attention
-from modeling_fblt.masks_fblt import training_square, windowed_causal
+from modeling_fblt.masks_fblt import windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
-from tests.modeling.block_layouts import flat_square, random_layout
+from tests.modeling.block_layouts import flat_square, random_layout, training_square
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_config, tiny_model
 
 CLOSE = {"atol": 1e-9, "rtol": 0}

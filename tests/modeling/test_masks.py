@@ -6,9 +6,9 @@ import torch
 
 from modeling_fblt.attention_fblt import SHORTEST_TILE, SquareContext, TiledContext
 from modeling_fblt.block_attention_fblt import BlockAttentionContext, TrainingLayout, flex_block_attention
-from modeling_fblt.masks_fblt import training_layout, training_square, windowed_causal
+from modeling_fblt.masks_fblt import training_layout, windowed_causal
 from modeling_fblt.networks_fblt import FBLTDecoder
-from tests.modeling.block_layouts import flat_square, random_document_starts, random_layout
+from tests.modeling.block_layouts import flat_square, random_document_starts, random_layout, training_square
 from tests.modeling.tiny import DECODER_WINDOW, tiny_config
 
 # 12 bytes, a document end after byte 6, a window of 4; blocks of 3 at bytes 2, 5 and 9. The second block's last byte

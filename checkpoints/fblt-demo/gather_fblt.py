@@ -1,0 +1,1 @@
+../../modeling_fblt/gather_fblt.py

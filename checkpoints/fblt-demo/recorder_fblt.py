@@ -1,0 +1,1 @@
+../../modeling_fblt/recorder_fblt.py
