@@ -1,5 +1,5 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""How queries meet keys: one small class per layout, all computing the same masked attention.
+"""Which keys a query is offered: one small class per layout, all computing the same masked attention.
 
 An attention module projects; a context decides which keys a query is offered and in which shape the product is
 taken. Contexts hold no weights, so training, prefill and cached decoding share every layer.
@@ -36,12 +36,12 @@ class AttentionContext(Protocol):
         ...
 
     def square(self, weights: torch.Tensor) -> torch.Tensor:
-        """The weights that `attend` returned as `[batch, heads, queries, keys]`, for who asks to see them."""
+        """The weights that `attend` returned, as `[batch, heads, queries, keys]`, for whoever asks to see them."""
         ...
 
 
 def as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A mask (True: may attend) as scores to add; finite, so that rows that see nothing stay finite too."""
+    """A mask (True: may attend) as scores to add. They are finite, so that a query without any key gives no NaN."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
@@ -50,19 +50,21 @@ def share_heads(x: torch.Tensor, groups: int, dim: int) -> torch.Tensor:
     return x if groups == 1 else x.repeat_interleave(groups, dim)
 
 
-def gather_heads(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Heads of the positions that each group is offered.
+def gather_heads(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The heads of the positions that each group of queries is offered.
 
     Args:
         x: `[batch, heads, length, head_dim]`.
-        places: `[groups, n]`, counted through all rows: `batch index * length + position`.
+        index: `[groups, n]`, which positions: `batch index * length + position`.
 
     Returns:
         `[groups, heads, n, head_dim]`.
     """
     heads = x.shape[1]
-    index = places[:, None] * heads + torch.arange(heads, device=places.device)[:, None]
-    return take_entries(x.transpose(1, 2).flatten(0, 2), index)  # as projected, bytes before heads: no copy
+    head = torch.arange(heads, device=index.device)[:, None]
+    return take_entries(
+        x.transpose(1, 2).flatten(0, 2), index[:, None] * heads + head
+    )  # as projected, bytes before heads: no copy
 
 
 def uses_flex(config) -> bool:
@@ -110,12 +112,12 @@ class CachedContext:
 
     Args:
         stores: one key/value store per layer.
-        writes: which of the given positions to store, and in which columns `[batch, length]`, in this order: a later
-            one overwrites what padding of an earlier one left behind.
-        end: a bound of the stored columns that are written.
+        writes: which of the given positions to store, and in which columns `[batch, length]`. They are written in this
+            order, so that a later one overwrites the padding of an earlier one.
+        end: no column from here on is written to.
         inner: the context that computes the attention.
-        span: stored columns `[low, high)` that `inner` is offered as keys; None where nothing was stored before
-            the chunk, so that the chunk's own keys are all there is.
+        span: stored columns `[low, high)` that `inner` is offered as keys; None where nothing was stored before, and
+            the chunk's own keys are all there are.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class FlexContext:
     Args:
         rule: `(batch, head, query, key) -> bool`, as FlexAttention's `mask_mod`.
         ranges: pairs of first and last key, each `[batch, queries]`, that together hold all keys that a query may see;
-            a range whose first lies behind its last is empty.
+            a range whose first lies after its last is empty.
         length: keys.
     """
 
@@ -190,9 +192,9 @@ class FlexContext:
 class TiledContext:
     """Windowed attention over a long uncached row, linear in its length.
 
-    The row is cut into tiles; a tile's queries see their own tile and as many before it as the window reaches into.
-    Tiles of a quarter of the window waste little of what is computed; where that is too short to be multiplied at full
-    speed, they are longer. FlexAttention has tiles of its own.
+    The row is cut into tiles. A tile's queries see their own tile, and as many before it as the window reaches. A tile
+    is a quarter of the window, which wastes little; where that is too short for fast matrix products, it is longer.
+    FlexAttention has tiles of its own.
 
     Args:
         document_start: `[batch, length]`, position at which each query's document begins.
@@ -212,7 +214,7 @@ class TiledContext:
 
     @cached_property
     def by_tile(self) -> SquareContext:
-        """Of `[batch * tiles]` rows with `width` queries and `(back + 1) * width` keys."""
+        """The mask of each tile: `[batch * tiles]` of them, with `width` queries and `(back + 1) * width` keys."""
         starts = F.pad(self.document_start, (0, self.tiles * self.width - self.length))
         starts = starts.unflatten(1, (self.tiles, self.width))
         query, key = self.query_position[:, :, None], self.key_position[:, None, :]
@@ -227,24 +229,27 @@ class TiledContext:
         low = torch.maximum(self.document_start, query - self.window + 1)
         return FlexContext(rule, [(low, query.expand_as(low))], self.length)
 
-    def places(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions `[tiles, n]` of every row -> places `[batch * tiles, n]`; masks hide those outside of the row."""
+    def flat_index(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions `[tiles, n]` of every row -> index for [`gather_heads`], `[batch * tiles, n]`.
+
+        Positions outside of the row give some index inside it: masks hide these.
+        """
         row = torch.arange(self.document_start.shape[0], device=positions.device) * self.length
         return (row[:, None, None] + positions.clamp(0, self.length - 1)).flatten(0, 1)
 
     @cached_property
-    def query_places(self) -> torch.Tensor:
-        return self.places(self.query_position)
+    def query_index(self) -> torch.Tensor:
+        return self.flat_index(self.query_position)
 
     @cached_property
-    def key_places(self) -> torch.Tensor:
-        return self.places(self.key_position)
+    def key_index(self) -> torch.Tensor:
+        return self.flat_index(self.key_position)
 
     def attend(self, attention, query, key, value) -> Attended:
         if uses_flex(attention.config):
             return self.flex.attend(attention, query, key, value)
-        query = gather_heads(query, self.query_places)
-        key, value = gather_heads(key, self.key_places), gather_heads(value, self.key_places)
+        query = gather_heads(query, self.query_index)
+        key, value = gather_heads(key, self.key_index), gather_heads(value, self.key_index)
         output, weights = self.by_tile.attend(attention, query, key, value)  # [batch * tiles, width, heads, head_dim]
         output = output.unflatten(0, (-1, self.tiles)).flatten(1, 2)
         return output[:, : self.length], weights

@@ -1,9 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The networks assembled: bytes -> patch starts -> encoder -> latents -> global -> decoder -> byte states.
 
-Rows are kept right-padded inside: padding, on whichever side it came, is taken out on entry and put back on
-exit, so no network ever sees it. Every network is called on a chunk of new bytes; without a cache the chunk is the
-whole row, so that incremental and full passes run the same code.
+Padding is moved to the right on entry, and back on exit. Every network is called on a chunk of new bytes. Without a
+cache the chunk is the whole row, so full passes and cached ones run the same code.
 """
 
 from dataclasses import dataclass
@@ -117,7 +116,7 @@ class FBLTModel(FBLTPreTrainedModel):
     # --- bytes -> patch starts ---
 
     def begin_chunk(self, ids: torch.Tensor, lengths: torch.Tensor, cache: FBLTCache | None) -> Chunk:
-        """Places right-padded new bytes `[batch, n]` behind what the cache holds."""
+        """A chunk of new bytes after what the cache holds: `[batch, n]`, `lengths` `[batch]` of them real."""
         batch, n = ids.shape
         if cache is not None:
             cache.make_room()
@@ -138,8 +137,8 @@ class FBLTModel(FBLTPreTrainedModel):
     def segment(self, chunk: Chunk, given: torch.Tensor | None = None, close_patch: torch.Tensor | None = None) -> None:
         """Fills in the chunk's patch starts, from the patcher or as `given` `[batch, n + 1]`.
 
-        `close_patch` `[batch]` says for which rows the position after the last byte starts a patch whatever the
-        patcher says (the paper's forced closing).
+        In rows that `close_patch` `[batch]` names, the next byte starts a patch whatever the patcher says (the paper's
+        forced closing).
         """
         config, cache = self.config, chunk.cache
         batch, n = chunk.ids.shape
@@ -191,11 +190,11 @@ class FBLTModel(FBLTPreTrainedModel):
         return states
 
     def compress(self, chunk: Chunk, states: torch.Tensor) -> torch.Tensor:
-        """Latents that the chunk's bytes may read: the last one complete before it, then those it completes.
+        """Latents that the chunk's bytes may read: the last one from before the chunk, then those it completes.
 
         Returns:
-            `[batch, 1 + m, global width]`; the first is zero, and unread, at the beginning of a row. A chunk byte at
-            column `j` reads entry `patch_index[j + 1] - patch_index[0]`.
+            `[batch, 1 + m, global width]`. Byte `j` of the chunk reads latent `patch_index[j + 1] - patch_index[0]`. At
+            the beginning of a row the first latent is zero, and nothing reads it.
         """
         cache = chunk.cache
         first = chunk.patch_index[:, 0]

@@ -13,17 +13,18 @@ from .masks_fblt import block_to_block, block_to_clean, training_layout
 
 @dataclass
 class TrainingLayout:
-    """Clean bytes of all rows, then the present positions of all blocks, as one long row.
+    """Clean bytes of all rows, then the present bytes of all blocks, as one long row.
 
-    Rows follow each other as documents do, so that nothing is computed for what pads a batch. Positions, blocks and
-    documents are counted through all rows.
+    Rows follow each other as documents do, so that nothing is computed for padding of the batch. A position here is
+    counted through all rows: `batch index * n + position`. An entry is a clean byte or a byte of a block.
 
     Attributes:
         length: clean bytes, `batch * n`.
         anchors: `[blocks]`, position of each block's first byte, sorted.
-        position, anchor, document_start: `[length + positions]`, of each place: where it stands, where its block begins
-            (for a clean byte, the position after it) and where its document begins.
-        block: `[length + positions]`, index of its block, -1 for clean bytes.
+        position: `[entries]`, position of each entry.
+        anchor: `[entries]`, position where its block begins; for a clean byte, the position after it.
+        document_start: `[entries]`, position where its document begins.
+        block: `[entries]`, index of its block, -1 for clean bytes.
     """
 
     length: int
@@ -37,9 +38,9 @@ class TrainingLayout:
     def of(cls, document_start: torch.Tensor, anchors: torch.Tensor, present: torch.Tensor) -> "TrainingLayout":
         """
         Args:
-            document_start: `[batch, n]` of clean bytes, counted from the beginning of their row.
-            anchors: `[batch, blocks]`, likewise; sorted.
-            present: `[batch, blocks, block_size]`, False for positions past the document's end: these are left out.
+            document_start: `[batch, n]`, position in its row where each clean byte's document begins.
+            anchors: `[batch, blocks]`, position in its row of each block's first byte; sorted.
+            present: `[batch, blocks, block_size]`, False past the document's end: these bytes are left out.
         """
         batch, n = document_start.shape
         device = anchors.device
@@ -60,11 +61,10 @@ class TrainingLayout:
 
 
 class BlockAttentionContext:
-    """The decoder's training layout: clean bytes of all rows, then the present positions of all blocks, as one long row
-    (paper section 3; see [`TrainingLayout`]).
+    """Attention over a [`TrainingLayout`] (paper section 3).
 
-    Clean bytes attend as always. A block sees the clean window before its anchor and itself: blocks that stand in one
-    tile share its keys, a few at a time, so that the cost stays linear in the length of the rows.
+    Clean bytes attend as always. A block sees the clean window before its anchor, and itself. Blocks that begin in the
+    same tile share that tile's keys, in groups of a few blocks, so the cost stays linear in the length of the rows.
 
     Args:
         document_start, anchors, present: see [`TrainingLayout`].
@@ -86,40 +86,40 @@ class BlockAttentionContext:
         offset = torch.arange(block_size, device=device)
         self.slot = (lane[:, None] * block_size + offset)[present[present.any(-1)]]  # of each position
         self.shape = (len(group_tile), lanes * block_size)  # groups, slots
-        own_places = self.query_places = self._places(self.slot)
-        self.key_places = torch.cat([self.clean.key_places[group_tile], own_places], dim=1)
+        own_index = self.query_index = self._index(self.slot)
+        self.key_index = torch.cat([self.clean.key_index[group_tile], own_index], dim=1)
         filled = torch.zeros(self.shape, dtype=torch.bool, device=device)
         filled.view(-1)[self.slot] = True
-        of_places = (layout.position, layout.anchor, layout.document_start)
-        position, anchor, document = (values[own_places][..., None] for values in of_places)
+        fields = (layout.position, layout.anchor, layout.document_start)
+        position, anchor, document = (values[own_index][..., None] for values in fields)
         to_clean = block_to_clean(position, self.clean.key_position[group_tile][:, None], anchor, document, window)
         own = torch.arange(lanes, device=device).repeat_interleave(block_size)
         to_own = block_to_block(own[:, None], own, filled[:, None])
         self.by_group = SquareContext(torch.cat([to_clean, to_own], dim=-1))  # [groups, queries, keys]
 
-    def _places(self, slot: torch.Tensor) -> torch.Tensor:
-        """What stands in each slot, as a place of the layout: `[groups, slots]`.
+    def _index(self, slot: torch.Tensor) -> torch.Tensor:
+        """Which entry of the layout stands in each slot of the groups: `[groups, slots]`.
 
         Args:
-            slot: `[positions]`, where the blocks' positions stand; other slots hold byte 0, which nothing sees.
+            slot: `[block bytes]`, the slot of each; all other slots hold entry 0, which nothing sees.
         """
-        places = torch.zeros(self.shape, dtype=torch.long, device=slot.device)
-        places.view(-1)[slot] = self.clean.length + torch.arange(len(slot), device=slot.device)
-        return places
+        index = torch.zeros(self.shape, dtype=torch.long, device=slot.device)
+        index.view(-1)[slot] = self.clean.length + torch.arange(len(slot), device=slot.device)
+        return index
 
     def of_queries(self, asked: torch.Tensor) -> "BlockAttentionContext":
-        """The same keys for the queries `asked` `[1, queries]`: all clean bytes, then some positions of blocks."""
+        """The same keys for fewer queries: `asked` `[1, queries]`, all clean bytes, then some bytes of blocks."""
         some = copy(self)
         some.slot = self.slot[asked[0, self.clean.length :] - self.clean.length]
-        some.query_places = self._places(some.slot)
+        some.query_index = self._index(some.slot)
         return some
 
     def attend(self, attention, query, key, value) -> Attended:
         clean, _ = self.clean.attend(attention, query, key, value)
         if self.shape[0] == 0:
             return clean, None
-        query = gather_heads(query, self.query_places)
-        key, value = gather_heads(key, self.key_places), gather_heads(value, self.key_places)
+        query = gather_heads(query, self.query_index)
+        key, value = gather_heads(key, self.key_index), gather_heads(value, self.key_index)
         output, _ = self.by_group.attend(attention, query, key, value)  # [groups, slots, heads, head_dim]
         output = output.transpose(1, 2)  # as computed, heads before slots: no copy in what follows
         slots, heads = self.shape[1], torch.arange(output.shape[1], device=output.device)
@@ -141,11 +141,11 @@ def flex_block_attention(
         )
 
     clean = (torch.maximum(document, position - window + 1), torch.minimum(position, anchor - 1))
-    # A block's own positions stand side by side; clean bytes have none.
-    places = torch.arange(len(block), device=block.device)[layout.length :]
+    # A block's bytes stand side by side; clean bytes have no block.
+    index = torch.arange(len(block), device=block.device)[layout.length :]
     own = block[layout.length :]
-    first = torch.full((len(layout.anchors),), len(block), device=block.device).scatter_reduce(0, own, places, "amin")
-    last = torch.full_like(first, -1).scatter_reduce(0, own, places, "amax")
+    first = torch.full((len(layout.anchors),), len(block), device=block.device).scatter_reduce(0, own, index, "amin")
+    last = torch.full_like(first, -1).scatter_reduce(0, own, index, "amax")
     none = torch.zeros(layout.length, dtype=torch.long, device=block.device)
     blocks = (torch.cat([none, first[own]]), torch.cat([none - 1, last[own]]))
     return FlexContext(rule, [(low[None], high[None]) for low, high in (clean, blocks)], len(block))

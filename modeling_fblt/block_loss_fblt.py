@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 IGNORED = -100
-# Known prefixes: probability that 0 bytes, or 1 byte, are known; the rest is spread evenly over longer prefixes.
+# Of blocks with a known prefix, the share that has 0 known bytes, and 1. Longer prefixes are equally likely.
 KNOWN_NONE, KNOWN_ONE = 0.4, 0.4
 
 
@@ -125,7 +125,7 @@ def build_blocks(
 
     Args:
         ids: `[batch, length]`.
-        targets: `[batch, length]`, label of the byte *after* each position; -100 carries no loss and stays clean.
+        targets: `[batch, length]`, label of the byte *after* each position; -100: no loss, and never masked.
         starts, document_start: `[batch, length]`.
         lengths: `[batch]`.
     """

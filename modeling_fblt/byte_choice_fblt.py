@@ -12,8 +12,8 @@ from .verification_fblt import accept_greedy, accept_sampled
 class ByteChoice:
     """Picks bytes from logits: processed as `generate` was asked to, then the most likely one or a sampled one.
 
-    A processor that keeps text valid UTF-8 looks at the bytes right before, which a block's positions do not have:
-    blocks leave it to their drafter.
+    The processor that keeps text valid UTF-8 looks at the bytes right before the one to choose. In a block these are
+    not known yet, so there the drafter takes care of it.
     """
 
     def __init__(self, processors: LogitsProcessorList, do_sample: bool):
@@ -42,8 +42,8 @@ class ByteChoice:
     ) -> torch.Tensor:
         """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`.
 
-        Processors count columns, and some look up each row's padding in them, while rows advance at their own pace. So
-        rows are judged once per width, each where it has the columns that plain decoding would show.
+        Processors count columns, but rows advance at their own pace, and have different numbers of them. So processors
+        are called once per number of columns, and each row takes the call that shows it as plain decoding would.
         """
         width = state.written + drafted
         result = scores = logits.float()
@@ -53,7 +53,7 @@ class ByteChoice:
         return result
 
     def in_block(self, state: GenerationState, logits: torch.Tensor) -> torch.Tensor:
-        """Processed logits of a block, `[batch, block_size, vocab]`; every position is offered the known bytes."""
+        """Processed logits of a block, `[batch, block_size, vocab]`; processors see the known bytes alone."""
         if not self.blockwise:
             return logits
         parts = [self.at(state, part, state.text, 0, self.blockwise) for part in logits.unbind(1)]
@@ -75,18 +75,18 @@ class ByteChoice:
         return torch.stack(parts, dim=1)
 
     def verify(self, draft: Draft, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What plain decoding keeps of a draft, and the byte it puts behind.
+        """What plain decoding keeps of a draft, and the byte that it puts after it.
 
         Args:
             draft: of `r` bytes.
             scores: `[batch, r + 1, vocab]`, see [`after`].
 
         Returns:
-            `[batch, r + 1]`, the accepted bytes and the one behind them; `[batch]`, accepted bytes.
+            `[batch, r + 1]`, the accepted bytes and the one after them; `[batch]`, how many were accepted.
         """
         if not self.do_sample:
             choice = scores.argmax(-1)
-            # The accepted bytes are what was chosen in their places, so the choices are the new text.
+            # An accepted byte is the one that was chosen at its position, so the choices are the new text.
             return choice, accept_greedy(draft.ids, draft.lengths, choice)
         target = torch.softmax(scores.float(), dim=-1)
         uniform = torch.rand(draft.ids.shape, device=draft.ids.device)

@@ -1,9 +1,9 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""The cache: what each network keeps of the bytes fed so far, with its own length per row.
+"""The KV cache: what each network keeps of the bytes fed so far. Every row has its own length.
 
-Everything is stored by position, so taking back rejected bytes is a change of lengths: what lies beyond a row's
-length is stale, never read, and overwritten by what is fed next. What is kept per patch grows with the text,
-geometrically. What is kept per byte slides: local networks see a window, so only the last bytes of each row are held.
+Everything is stored by position. So rejected bytes are taken back by changing lengths: what lies beyond a row's length
+is never read, and overwritten by what is fed next. Buffers by patch grow with the text. Buffers by byte slide: local
+networks see a window, so only the last bytes of each row are held.
 """
 
 import torch
@@ -13,12 +13,12 @@ from .chunk_fblt import Chunk
 from .gather_fblt import take_columns
 from .patching_fblt import PatchingState
 
-# Bytes that can be taken back whatever was dropped: far more than a draft, or than one row runs ahead of another.
+# So many bytes can always be taken back: far more than a draft has, or than one row runs ahead of another.
 RETAINED = 256
 
 
 class Origin:
-    """The first position that byte buffers hold, `[batch]`: all of a cache slide together."""
+    """The first position that byte buffers hold, `[batch]`. All byte buffers of a cache slide together."""
 
     def __init__(self, batch_size: int, device: torch.device | str):
         self.first = torch.zeros(batch_size, dtype=torch.long, device=device)
@@ -110,19 +110,21 @@ class KeyValueStore:
 
 
 class FBLTCache(Cache):
-    """Cache of an FBLT, passed as `past_key_values`.
+    """KV cache of an FBLT, passed as `cache` or `past_key_values`.
 
     Attributes:
         lengths: `[batch]`, bytes fed and not taken back, padding left out.
-        columns: columns of `input_ids` that these bytes came from, padding included; what generic code slices by.
-        ids, patch_index, patch_start, document_start: by byte position. `patch_index` and `patch_start` name the
-            patch that holds a position and that patch's first position; the position after the last byte is known too.
+        columns: columns of `input_ids` that these bytes came from, padding included; generic code slices by it.
+        ids: by byte position.
+        patch_index, patch_start, document_start: by byte position, the next byte's included: the patch that holds it,
+            and the positions where this patch and its document begin.
         patcher, encoder, decoder: key/value stores per layer, by byte position.
         states: encoder byte states, by byte position; the open patch is pooled from them when it completes.
         global_transformer: key/value stores per layer, by patch.
         latents, document_patch: by patch: output of the global transformer, and its document's first patch.
-        min_column, max_column, max_length, max_patches: bounds over the rows, kept on the host: of the columns behind
-            the rows' last bytes in buffers by byte position, of bytes, and of complete patches.
+        min_column, max_column: over the rows, the least and the greatest column after a row's last byte, in buffers by
+            byte position. Kept on the host, as the next two are.
+        max_length, max_patches: over the rows, the most bytes and the most complete patches.
     """
 
     # transformers asks its layers, of which this cache has none, and takes silence for yes.
@@ -238,7 +240,7 @@ class FBLTCache(Cache):
         self.patch_start.write(begins.cummax(dim=1).values, column, end)
 
     def extend(self, chunk: Chunk) -> None:
-        """Counts a chunk's bytes as fed; whoever fed columns of `input_ids` counts these."""
+        """Counts a chunk's bytes as fed. `columns` is left to the caller, who knows the padding."""
         self._set_lengths(self.lengths + chunk.lengths)
 
     def truncate(self, lengths: torch.Tensor) -> None:

@@ -1,8 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Configuration of FBLT: one top-level config and one sub-config per network.
 
-Sizes that follow from others (head size, width of a latent, ...) are derived when the model is built and
-never stored, so that a config edited after loading cannot disagree with itself.
+Sizes that follow from others, such as a latent's width, are worked out when the model is built and never stored: so a
+config that is edited after loading cannot contradict itself.
 """
 
 from typing import Any, ClassVar
@@ -224,14 +224,14 @@ class FBLTConfig(PreTrainedConfig):
         diffusion_t_min (`float`): smallest masking probability drawn; bounds the 1/t weight.
         corruption (`str`): what is masked in blocks. `"uniform"`: one masking probability `t` per sequence and the
             weight 1/t, the paper's bound on the likelihood. `"per_block"`: a `t` of its own for every block, so that
-            a step does not hang on one draw. `"prefix"`: the first bytes known, all others masked, weight 1, which is
+            a step does not depend on one draw. `"prefix"`: the first bytes known, all others masked, weight 1, which is
             what one-step drafting asks for. `"draft"`: a mixture of `"prefix"` and `"per_block"`, for drafts that are
             unmasked in one step or in several.
         draft_fraction (`float`): share of `"prefix"` blocks under `"draft"`.
         block_fraction (`float`): share of patches whose block is trained in a step, drawn at random; below 1 a step is
             cheaper, and the loss keeps its expectation.
-        random_anchor_fraction (`float`): share of blocks that stand at a random byte instead of a patch start. The
-            paper's blocks all stand at patch starts (0), but decoding drafts from wherever the last byte was accepted:
+        random_anchor_fraction (`float`): share of blocks that begin at a random byte instead of a patch start. The
+            paper's blocks all begin at patch starts (0). Decoding drafts from wherever the last byte was accepted, so
             models that are to draft should see some of both.
         distillation (`float`): share of the block loss that is the divergence from the model's own next-byte
             distribution (stop-gradient) instead of the negative log-likelihood of the byte: a softer target, which is

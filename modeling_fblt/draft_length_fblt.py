@@ -1,9 +1,9 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""How long a draft should be: from the running acceptance rate against what one more drafted byte costs."""
+"""How long a draft should be: recent acceptance weighed against the cost of one more drafted byte."""
 
 import torch
 
-# Of the evidence before a round, this share still counts after it: acceptance changes with the text.
+# After each round, earlier rounds count this much less: acceptance changes with the text.
 MEMORY = 0.9
 
 
@@ -24,7 +24,7 @@ def best_length(acceptance: float, byte_cost: float, longest: int) -> int:
 class DraftLength:
     """Chooses each round's draft length by [`best_length`].
 
-    The verdict depends on earlier rounds only, never on the bytes that are being drafted, so sampling stays exact.
+    It looks at earlier rounds only, never at the bytes being drafted, so sampling stays exact.
 
     Args:
         byte_cost: of one more drafted byte, a round without a draft being 1.
@@ -39,7 +39,7 @@ class DraftLength:
         return best_length(self.accepted / (self.accepted + self.rejected), self.byte_cost, self.longest)
 
     def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
-        """Takes in a round: `[rows]` bytes drafted and accepted. Each row ends with one rejection at most."""
+        """Takes in a round: bytes drafted and accepted, `[rows]`. A row counts one rejection at most."""
         rejected = (accepted < drafted).sum()
         rows = max(len(drafted), 1)
         accepted, rejected = (torch.stack([accepted.sum(), rejected]) / rows).tolist()

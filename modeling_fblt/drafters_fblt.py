@@ -24,21 +24,23 @@ def confident_length(confidence: torch.Tensor, threshold: float | None) -> torch
 
 
 class VerifiedDrafter:
-    """What drafts have in common that are verified: they need the bytes before the carried one fed, and no more bytes
-    than may still be written behind them.
+    """What verified drafters share.
+
+    A row is drafted only once all its bytes before the carried one are fed. A draft is no longer than what may still be
+    written, less the byte that verification adds.
     """
 
     verifies = True
 
-    def __init__(self, settings: DecodingSettings, pace: DraftLength | None, longest: int):
-        self.settings, self.pace, self.longest = settings, pace, longest
+    def __init__(self, settings: DecodingSettings, draft_length: DraftLength | None, longest: int):
+        self.settings, self.draft_length, self.longest = settings, draft_length, longest
 
     def draft(self, state: GenerationState) -> Draft:
         # Only the first round can find bytes that are not fed: the prompt's.
         ready = (state.pending == 0) & (state.cache.lengths > 0) & state.active
         if state.round == 0 and not bool(ready.any()):
             return no_draft(state)
-        wanted = self.longest if self.pace is None else self.pace.length()
+        wanted = self.longest if self.draft_length is None else self.draft_length.length()
         room = state.limit - state.known - 1
         r = min(wanted, int(torch.where(ready, room, 0).max()))
         if r <= 0:
@@ -54,8 +56,8 @@ class VerifiedDrafter:
         raise NotImplementedError
 
     def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
-        if self.pace is not None and len(drafted):
-            self.pace.observe(drafted, accepted)
+        if self.draft_length is not None and len(drafted):
+            self.draft_length.observe(drafted, accepted)
 
 
 class PlainDrafter(VerifiedDrafter):
@@ -100,17 +102,17 @@ class CausalDrafter(VerifiedDrafter):
 
 
 class BlockFiller:
-    """Fills a masked block behind the known bytes, all positions at once or in steps (paper section 2).
+    """Fills a masked block after the known bytes, all positions at once or in steps (paper section 2).
 
-    The block begins at the carried byte, or at the start of the patch that holds it, if all known bytes from there
-    leave room: then it begins as the blocks of training do.
+    The block begins at the carried byte. With `block_anchor="patch"` it begins where the carried byte's patch does, as
+    blocks of training do, provided that the patch's known bytes leave room in it.
     """
 
     def __init__(self, settings: DecodingSettings, closes_patch: bool):
         self.settings, self.closes_patch = settings, closes_patch
 
     def place(self, state: GenerationState, end: torch.Tensor, begins: torch.Tensor) -> Block:
-        """The block behind `end` `[batch]` fed bytes, whose open patch, or its document in it, begins at `begins`."""
+        """The block to fill; see `place_block` of [`feed`] for `end` and `begins`, both `[batch]`."""
         size, known = self.settings.block_width(state.lm.config), state.known
         anchor = torch.where(known - begins < size, begins, end) if self.settings.block_anchor == "patch" else end
         position = anchor[:, None] + torch.arange(size, device=end.device)
@@ -120,7 +122,7 @@ class BlockFiller:
     def fill(self, state: GenerationState, feeds: bool) -> Draft:
         """A draft of all masked positions; `feeds`: known bytes are fed in the decoder call of the first step."""
         lm, cache, mask_id = state.lm, state.cache, state.lm.config.mask_token_id
-        # The carried byte stands in the block, unless a boundary is forced behind it, or nothing comes before it.
+        # The carried byte stands in the block, unless a boundary is forced after it, or nothing comes before it.
         last = torch.zeros_like(state.known) if self.closes_patch else (state.known > 1).long()
 
         def place(end: torch.Tensor, begins: torch.Tensor) -> Block:
@@ -159,10 +161,10 @@ class BlockFiller:
                 break
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
-        return self._behind_known(state, block, given, proposals, confidence, record)
+        return self._after_known(state, block, given, proposals, confidence, record)
 
-    def _behind_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:
-        """The block's drafted bytes, moved to its beginning: `[batch, block_size]`, padding behind."""
+    def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:
+        """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
         size = block.ids.shape[1]
         index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
 
@@ -188,7 +190,7 @@ class BlockFiller:
 
     @staticmethod
     def _allowed_first(state: GenerationState) -> torch.Tensor | None:
-        """Ids that keep the text valid UTF-8 right behind the known bytes, `[batch, vocab]`, if asked for."""
+        """Ids that keep the text valid UTF-8 right after the known bytes, `[batch, vocab]`, if asked for."""
         if state.choose.utf8 is None:
             return None
         return allowed_ids(utf8_state(_last_known(state)), state.limit - state.known)
@@ -239,8 +241,8 @@ def build_drafter(settings: DecodingSettings, lm):
     if settings.decoding == "ar":
         return PlainDrafter(settings, None, 0)
     longest = settings.longest_draft(lm.config)
-    pace = DraftLength(_byte_cost(settings, lm), longest) if settings.adapts() else None
-    return (CausalDrafter if settings.decoding == "blt-s" else VerifiedBlockDrafter)(settings, pace, longest)
+    draft_length = DraftLength(_byte_cost(settings, lm), longest) if settings.adapts() else None
+    return (CausalDrafter if settings.decoding == "blt-s" else VerifiedBlockDrafter)(settings, draft_length, longest)
 
 
 def _byte_cost(settings: DecodingSettings, lm) -> float:

@@ -1,8 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""The cached steps that decoding is made of: feed known bytes, draft bytes one by one, draft a block at once.
+"""The steps that every forward pass and every decoding is made of: feed bytes, draft a block, draft one more byte.
 
-Feeding extends every cache. Drafting reads the caches and leaves its own keys beyond the rows' lengths, where the
-next feed overwrites them.
+Feeding extends the KV cache. Drafting reads it, and writes keys beyond the rows' lengths only, where the next feed
+overwrites them.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ class Block:
 
     Attributes:
         ids: `[batch, block_size]`, `<mask>` where unknown.
-        anchor: `[batch]`, position of its first byte: behind the fed bytes, or at one of the last of them, which then
-            stand in the block as known bytes.
+        anchor: `[batch]`, position of its first byte: right after the fed bytes, or at one of the last of them. Fed
+            bytes from there on stand in the block as known bytes.
     """
 
     ids: torch.Tensor
@@ -115,7 +115,7 @@ def _decode_with_block(
     states: torch.Tensor | None = None,
     latents: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One decoder call over a chunk, if any, and a block behind it: the training layout, cached."""
+    """One decoder call over a chunk, if any, and a block after it: as in training, but with the KV cache."""
     decoder, window = model.decoder, model.config.decoder_config.sliding_window
     batch, block_size = block.ids.shape
     anchor = block.anchor
@@ -137,9 +137,9 @@ def _decode_with_block(
 
     span = cache.span(window, n + block_size)
     key = cache.positions(span)[:, None]  # [batch, 1, keys]
-    # A block's keys stand behind the row's last byte, where later bytes will overwrite them, wherever the block is.
-    behind = end[:, None, None]
-    own = (key >= behind) & (key < behind + block_size)
+    # Wherever the block begins, its keys are stored after the row's last byte, where later bytes overwrite them.
+    first = end[:, None, None]
+    own = (key >= first) & (key < first + block_size)
     to_clean = block_to_clean(positions[..., None], key, anchor[:, None, None], document[:, None, None], window)
     mask = to_clean | block_to_block(offsets.new_zeros(1), offsets.new_zeros(1), own)
     writes = [(slice(n, n + block_size), cache.columns_from(end, block_size))]

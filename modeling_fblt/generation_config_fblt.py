@@ -83,7 +83,7 @@ class DecodingSettings:
         return config.block_size if self.block_size == AUTO else self.block_size
 
     def longest_draft(self, config: Any) -> int:
-        """Bytes of the longest draft, the one byte behind it left out."""
+        """Bytes of the longest draft, without the byte that verification adds."""
         if self.decoding == "blt-s":
             return LONGEST_DRAFT if self.draft_length == AUTO else self.draft_length
         return self.block_width(config)

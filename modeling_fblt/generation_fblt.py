@@ -11,9 +11,12 @@ One iteration of the loop:
 4. stop or go on: bytes after a stop are dropped, the caches are taken back to the accepted bytes, and the last known
    byte is carried: it is fed in the next iteration.
 
-Where an iteration waits for the device: for the bounds of the rows' lengths, after feeding and after taking back; for
-the longest row of what is fed, of what it completes and of the open patches; for whether a block is filled in, and
-whether all rows have ended; for row widths, where logits processors are used, and for acceptance, where drafts adapt.
+An iteration waits for the device where the host needs a number:
+
+- the cache's bounds, after feeding and after taking back;
+- sizes of tensors: the most bytes that a row feeds, the most patches that it completes, its longest open patch;
+- whether a block is filled in, and whether all rows have ended;
+- with logits processors, how many columns each row has; with draft lengths chosen round by round, what was accepted.
 """
 
 from dataclasses import dataclass
@@ -42,8 +45,8 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput, BothCacheNames):
     """Output of `generate(..., return_dict_in_generate=True)`. Counters are `[batch]` LongTensors, one entry per row.
 
     Args:
-        sequences: `[batch, columns]`, prompt columns and new bytes, padded behind a stop.
-        scores, logits: when asked for, one `[batch, vocab]` per new byte, processed and raw; zero behind a stop.
+        sequences: `[batch, columns]`, prompt columns and new bytes, padded after a stop.
+        scores, logits: when asked for, one `[batch, vocab]` per new byte, processed and raw; zero after a stop.
         cache, past_key_values: the KV cache, by both names. It holds all bytes but the last of each row: to go on, give
             it together with the whole sequence so far.
         decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
@@ -180,7 +183,7 @@ class FBLTGenerationMixin(GenerationMixin):
         return self._finish(state, generation_config)
 
     def _finish(self, state: GenerationState, generation_config):
-        """Brings the caches up to the last byte but one, and the new bytes behind the prompt's columns."""
+        """Feeds the cache up to the last byte but one, and joins the prompt's columns and the new bytes."""
         if state.settings.valid_utf8:
             state.take_back(state.written - torch.minimum(open_bytes(state.text, state.known), state.written))
         new = state.written

@@ -49,7 +49,7 @@ class GenerationState:
         round: rounds of the loop done.
         counts: one `[batch]` counter per name in `COUNTERS`.
         acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
-        record: by the name of an output, what was asked for of it: `[batch, position, vocab]` of new bytes.
+        record: by name of a requested output (`scores`, `logits`), its values for the new bytes, `[batch, n, vocab]`.
     """
 
     def __init__(
@@ -88,23 +88,23 @@ class GenerationState:
 
     def transcript(self, text: torch.Tensor, new: int) -> torch.Tensor:
         """The prompt's columns, then the first `new` new bytes of `text` `[batch, *]`: `[batch, n + new]`."""
-        place = self.first[:, None] + torch.arange(new, device=text.device)
-        return torch.cat([self.prompt, text.gather(1, place.clamp(max=text.shape[1] - 1))], dim=1)
+        position = self.first[:, None] + torch.arange(new, device=text.device)
+        return torch.cat([self.prompt, text.gather(1, position.clamp(max=text.shape[1] - 1))], dim=1)
 
     def padded(self, new: int, written: torch.Tensor) -> torch.Tensor:
-        """The prompt's columns and `new` more, padding behind each row's `written` `[batch]` new bytes."""
+        """The prompt's columns and `new` more, padded after each row's `written` `[batch]` new bytes."""
         column = torch.arange(self.prompt.shape[1] + new, device=written.device)
-        behind = column >= self.prompt.shape[1] + written[:, None]
-        return self.transcript(self.text, new).masked_fill(behind, self.pad_id)
+        padding = column >= self.prompt.shape[1] + written[:, None]
+        return self.transcript(self.text, new).masked_fill(padding, self.pad_id)
 
     def carried(self) -> torch.Tensor:
         """The last known byte of each row, `[batch, 1]`."""
         return self.text.gather(1, self.known[:, None] - 1)
 
     def with_draft(self, draft: torch.Tensor) -> torch.Tensor:
-        """The text with a draft `[batch, r]` behind the known bytes; capacity allows for it."""
-        behind = self.known[:, None] + torch.arange(draft.shape[1], device=draft.device)
-        return self.text.scatter(1, behind, draft)
+        """The text with a draft `[batch, r]` after the known bytes; it has room for one."""
+        position = self.known[:, None] + torch.arange(draft.shape[1], device=draft.device)
+        return self.text.scatter(1, position, draft)
 
     def unfed(self, last: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""
@@ -122,11 +122,11 @@ class GenerationState:
         self.known = self.known + length
 
     def recorded(self) -> dict[str, tuple[torch.Tensor, ...]]:
-        """What was recorded, one `[batch, vocab]` per new byte of the longest row; zero behind a row's last."""
+        """What was recorded, one `[batch, vocab]` per new byte of the longest row; zero after a row's last."""
         width = int(self.written.max())
-        behind = torch.arange(width, device=self.known.device) >= self.written[:, None]
+        padding = torch.arange(width, device=self.known.device) >= self.written[:, None]
         return {
-            name: buffer.read(0, width).masked_fill(behind[..., None], 0).unbind(1)
+            name: buffer.read(0, width).masked_fill(padding[..., None], 0).unbind(1)
             for name, buffer in self.record.items()
         }
 
@@ -166,8 +166,8 @@ class GenerationState:
         """
         r = draft.shape[1]
         ids, before = self.unfed(last=0)
-        behind = before[:, None] + torch.arange(r, device=ids.device)
-        ids = F.pad(ids, (0, r)).scatter(1, behind, draft)
+        index = before[:, None] + torch.arange(r, device=ids.device)
+        ids = F.pad(ids, (0, r)).scatter(1, index, draft)
         fed = self.feed(ids, torch.where(self.active, before + lengths, 0))
         judged = (before - 1).clamp(min=0)[:, None] + torch.arange(r + 1, device=ids.device)
         return self.lm.byte_logits(take_columns(fed.hidden, judged))

@@ -226,7 +226,7 @@ class FBLTLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext, asked: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`[batch, length, width]` -> the same; with `asked` `[batch, queries]` the states at these places only."""
+        """`[batch, length, width]` -> the same; with `asked` `[batch, queries]` the states of these positions only."""
         attended, weights = self.attention(self.attention_norm(hidden), rotary, context, asked)
         hidden = (hidden if asked is None else take_columns(hidden, asked)) + attended
         return hidden + self.feed_forward(self.feed_forward_norm(hidden)), weights

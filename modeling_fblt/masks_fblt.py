@@ -1,8 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Every attention mask of the model, by name, from positions.
 
-A mask is True where a query may attend. All rules are elementwise in broadcastable position tensors, so one
-rule serves a dense square, tiles of a long row, a cached chunk and a compiled kernel alike.
+A mask is True where a query may attend. Rules take position tensors that broadcast, and work element by element. So
+one rule serves a dense square, tiles of a long row, a cached chunk and a compiled kernel alike.
 """
 
 import torch

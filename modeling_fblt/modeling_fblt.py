@@ -109,7 +109,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         """
         Args:
             input_ids, attention_mask, past_key_values, patch_starts, use_cache, cache: see [`FBLTModel.forward`].
-            labels: `[batch, n]`, as `input_ids`; -100 carries no loss, and stays clean in blocks.
+            labels: `[batch, n]`, as `input_ids`. A byte with the label -100 has no loss, and is never masked in blocks.
             logits_to_keep: compute logits of the last so many columns only (0: all), or of the given columns.
             shift_labels: labels already moved to the position that predicts them, instead of `labels`.
             num_items_in_batch: what to divide the summed losses by, instead of this batch's target bytes.
@@ -186,12 +186,12 @@ def _kept_columns(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor:
 def next_byte_targets(
     rows: RightPadded, labels: torch.Tensor | None, shift_labels: torch.Tensor | None
 ) -> torch.Tensor:
-    """By place, the label of the byte after each byte; -100 where there is none. `[batch, n]`."""
-    places = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+    """The label of the byte after each byte; -100 where there is none. `[batch, n]`, right-padded."""
+    positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
     if shift_labels is not None:
-        return rows.take(shift_labels).masked_fill(places >= rows.lengths[:, None], IGNORED)
+        return rows.take(shift_labels).masked_fill(positions >= rows.lengths[:, None], IGNORED)
     following = F.pad(rows.take(labels), (0, 1), value=IGNORED)[:, 1:]
-    return following.masked_fill(places + 1 >= rows.lengths[:, None], IGNORED)
+    return following.masked_fill(positions + 1 >= rows.lengths[:, None], IGNORED)
 
 
 def _target_count(targets: torch.Tensor, count: int | torch.Tensor | None) -> torch.Tensor:

@@ -99,10 +99,10 @@ def matrix_vector_kernels(hidden: torch.Tensor) -> Iterator[None]:
 
 
 class FBLTPatcher(FBLTPreTrainedModel):
-    """The entropy model: a next-byte transformer whose uncertainty places the patch boundaries."""
+    """The entropy model: a next-byte transformer whose uncertainty decides where patches start."""
 
     config_class = FBLTPatcherConfig
-    # In a model loaded in half precision too: a boundary must not depend on how finely entropies are rounded.
+    # Also where the model is loaded in half precision: a boundary must not depend on how entropies are rounded.
     _keep_in_fp32_modules_strict = ["patcher"]
 
     def __init__(self, config: FBLTPatcherConfig):
@@ -261,7 +261,7 @@ class FBLTDecoder(FBLTPreTrainedModel):
             latents: `[batch, latents, latent width]`.
             latent_index: `[batch, length]`, which latent each position reads.
             positions: `[batch, length]`, row positions.
-            asked: `[batch, queries]`, places whose states are wanted; the last layer computes no others. All when None.
+            asked: `[batch, queries]`, the only positions whose states are wanted; None for all.
 
         Returns:
             Normed states `[batch, length, width]`, or `[batch, queries, width]`.

@@ -1,10 +1,9 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Where patches start: pure functions from bytes and entropies to boolean starts.
 
-Rows are batched and right-padded; `n` bytes give `n + 1` columns of starts, as whether the *next* position
-starts a patch is decided by the bytes before it. A patch is complete exactly when the next position starts a
-new one. Every function also works on a chunk that continues a row: `PatchingState` carries what the bytes
-before the chunk decided.
+Rows are right-padded. `n` bytes give `n + 1` columns of starts: whether the *next* byte starts a patch is decided by
+the bytes before it. A patch is complete once the next byte starts a new one. Every function also works on a chunk that
+continues a row; `PatchingState` says what the bytes before it decided.
 """
 
 from dataclasses import dataclass
@@ -126,7 +125,9 @@ def patch_starts(
     max_patch_length: int | None,
     isolate_documents: bool,
 ) -> torch.Tensor:
-    """Turns a mode's boundaries into patch starts (design: positions 0 and 1 start, long patches are cut).
+    """Turns a mode's boundaries into patch starts.
+
+    A document's first two bytes start patches, whatever the mode says, and long patches are cut.
 
     Args:
         boundaries: `[batch, n]`, see [`raw_boundaries`].
@@ -144,7 +145,7 @@ def patch_starts(
     if max_patch_length is None:
         return starts
     # A cut lies a multiple of the limit after the last uncut start, so no scan over bytes is needed.
-    anchors = torch.where(starts, positions, NO_POSITION)
-    anchors[:, 0] = torch.maximum(anchors[:, 0], state.last_start)
-    since = positions - anchors.cummax(dim=1).values
+    uncut = torch.where(starts, positions, NO_POSITION)
+    uncut[:, 0] = torch.maximum(uncut[:, 0], state.last_start)
+    since = positions - uncut.cummax(dim=1).values
     return starts | (since % max_patch_length == 0)

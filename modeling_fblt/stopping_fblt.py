@@ -1,9 +1,9 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Where rows stop. Stop ids and lengths are found within a round; all other criteria are offered byte after byte.
 
-Stop strings and criteria of a user's own expect what plain decoding shows them: the whole batch, one byte longer at
-each call. Rows that write many bytes in a round, each its own number, are therefore offered in step: all rows at the
-same number of new bytes, as soon as the slowest has them. A stop then takes back what a row wrote beyond it.
+Stop strings, and criteria of a user's own, expect what plain decoding shows them: the whole batch, one byte longer at
+each call. Here rows write many bytes in a round, each its own number. So criteria are called for one byte after the
+other, each as soon as the slowest row has it. What a row wrote beyond its stop is taken back.
 """
 
 import torch
@@ -12,7 +12,7 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 
 from .generation_state_fblt import GenerationState
 
-# Bytes that a row may be ahead of what was offered: it waits for the others then. Less than a cache can take back.
+# A row that is so many bytes ahead of what was offered waits for the others. A cache can take back more than that.
 LEAD = 64
 
 
@@ -80,5 +80,5 @@ class Criteria:
         return written, ended
 
     def kept(self, state: GenerationState) -> torch.Tensor:
-        """New bytes `[batch]` that no criterion can take back any more: all, unless the clock stopped a round early."""
+        """New bytes `[batch]` that all criteria have seen: not all of them where the clock stops the call."""
         return state.written.clamp(max=self.offered) if self.others else state.written

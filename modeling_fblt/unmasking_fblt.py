@@ -1,8 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Which positions of a masked block to fill in next (paper section 2). Pure functions.
 
-Each rule gets what it judges by and `masked` `[batch, block_size]`, and returns the positions to unmask now: at least
-one in every row that has any masked position left.
+Each rule is given scores of the positions, and which are `masked`, both `[batch, block_size]`. It returns the positions
+to unmask now: at least one in every row that has a masked position left.
 """
 
 import torch

@@ -35,8 +35,8 @@ def accept_sampled(
     """Speculative rejection: whatever was drafted, the text is distributed as plain sampling would have it.
 
     Byte `b` of a draft is accepted with probability `min(1, p(b) / q(b))`; at the first rejection the byte is drawn
-    from `max(p - q, 0)`, normalised. A draft that was not drawn from a known distribution counts as certain
-    (`q(b) = 1`): `b` is accepted with probability `p(b)`, and otherwise `p` without `b` is drawn from.
+    from `max(p - q, 0)`, normalised. Where `q` is not known, the draft counts as certain (`q(b) = 1`): `b` is accepted
+    with probability `p(b)`, and otherwise another byte is drawn from `p`.
 
     Args:
         target: `[batch, r + 1, vocab]`, `p`: what plain decoding would draw from after each prefix of the draft.
@@ -51,7 +51,7 @@ def accept_sampled(
     p, q = (d.gather(2, draft[..., None])[..., 0] for d in (target[:, :-1], proposal))
     accepted = _prefix_length(uniform * q < p, lengths)
     following = target[torch.arange(len(target), device=target.device), accepted]
-    # Behind a whole draft nothing was proposed: the byte is drawn from p itself.
+    # After a whole draft nothing was proposed: the byte is drawn from p itself.
     proposal = torch.nn.functional.pad(proposal, (0, 0, 0, 1))
     proposed = proposal[torch.arange(len(target), device=target.device), accepted]
     proposed = proposed.masked_fill((accepted == lengths)[:, None], 0)

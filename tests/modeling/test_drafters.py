@@ -48,7 +48,7 @@ def test_the_papers_two_passes_cost_a_second_global_call_per_iteration(decoding)
     assert (two.global_nfe > 1.5 * two.iterations).all()
 
 
-def test_no_draft_goes_on_behind_an_unsure_byte():
+def test_no_draft_goes_on_after_an_unsure_byte():
     never = output_of({"decoding": "blt-s", "draft_length": 6, "draft_confidence": 1.0})
     assert int(never.drafted.sum()) == 0 and torch.equal(never.iterations, torch.full((4,), NEW))
     some = output_of({"decoding": "blt-s", "draft_length": 6, "draft_confidence": 0.0095})
@@ -91,11 +91,11 @@ def test_the_draft_length_earns_most(acceptance, byte_cost):
     assert best_length(acceptance, byte_cost, 16) == naive_best_length(acceptance, byte_cost, 16)
 
 
-def test_the_pace_follows_acceptance():
-    pace = DraftLength(byte_cost=0.1, longest=16)
+def test_the_draft_length_follows_acceptance():
+    draft_length = DraftLength(byte_cost=0.1, longest=16)
     lengths = []
     for accepted in (7, 0):
         for _ in range(40):
-            pace.observe(torch.tensor([8, 8]), torch.tensor([accepted, accepted]))
-        lengths.append(pace.length())
+            draft_length.observe(torch.tensor([8, 8]), torch.tensor([accepted, accepted]))
+        lengths.append(draft_length.length())
     assert lengths[0] > lengths[1] == 1

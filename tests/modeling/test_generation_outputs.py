@@ -40,7 +40,7 @@ def test_scores_are_those_of_full_passes(name):
 
 
 @pytest.mark.parametrize("name", ["ar", "blt-s", "blt-dv one step"])
-def test_scores_behind_a_stop_are_zero(name):
+def test_scores_after_a_stop_are_zero(name):
     (row,) = generated(shared_model(), {"input_ids": prompts()[2][None]}, NEW, decoding="ar")
     output = output_of(name, left_padded([prompts()[0], prompts()[2]]), eos_token_id=row[3])
     kept = row.index(row[3]) + 1

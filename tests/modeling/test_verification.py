@@ -67,7 +67,7 @@ def test_the_next_byte_is_distributed_as_if_nothing_had_been_drafted(seed, known
     torch.testing.assert_close(law, target[0, 0], atol=2e-4, rtol=0)
 
 
-def test_behind_a_whole_draft_the_byte_is_drawn_from_the_model():
+def test_after_a_whole_draft_the_byte_is_drawn_from_the_model():
     target = distributions(3, 3, seed=1)
     draft = torch.tensor([[0, 0], [2, 2], [3, 0]])
     lengths = torch.tensor([2, 0, 1])
