@@ -6,6 +6,7 @@ from . import __version__
 from .commands import LazyGroup
 
 COMMANDS = {
+    "sync-code": ("fblt.remote_code:main", "Copy the code of modeling_fblt into checkpoint folders, or check it."),
     "train": ("fblt.training.train:main", "Train, continue or fine-tune from a recipe; resumes with the same command."),
 }
 

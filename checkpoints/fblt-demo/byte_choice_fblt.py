@@ -1,1 +1,94 @@
-../../modeling_fblt/byte_choice_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""How bytes are chosen from logits: by processors, greedily or by sampling, and what is kept of a draft."""
+
+import torch
+import torch.nn.functional as F
+from transformers.generation import LogitsProcessorList
+
+from .generation_state_fblt import Draft, GenerationState
+from .verification_fblt import accept_greedy, accept_sampled
+
+
+class ByteChoice:
+    """Picks bytes from logits: processed as `generate` was asked to, then the most likely one or a sampled one.
+
+    The processor that keeps text valid UTF-8 looks at the bytes right before the one to choose. In a block these are
+    not known yet, so there the drafter takes care of it.
+    """
+
+    def __init__(self, processors: LogitsProcessorList, do_sample: bool):
+        self.processors, self.do_sample = processors, do_sample
+        self.utf8 = next((p for p in processors if getattr(p, "keeps_utf8", False)), None)
+        self.blockwise = LogitsProcessorList([p for p in processors if p is not self.utf8])
+
+    def pick(self, scores: torch.Tensor) -> torch.Tensor:
+        """`[..., vocab]` scores -> `[...]` bytes."""
+        if not self.do_sample:
+            return scores.argmax(-1)
+        return self.draw(torch.softmax(scores.float(), dim=-1))
+
+    @staticmethod
+    def draw(probabilities: torch.Tensor) -> torch.Tensor:
+        """`[..., vocab]` probabilities -> `[...]` bytes."""
+        return torch.multinomial(probabilities.flatten(0, -2), 1).view(probabilities.shape[:-1])
+
+    def at(
+        self,
+        state: GenerationState,
+        logits: torch.Tensor,
+        text: torch.Tensor,
+        drafted: int,
+        processors: LogitsProcessorList,
+    ) -> torch.Tensor:
+        """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`.
+
+        Processors count columns, but rows advance at their own pace, and have different numbers of them. So processors
+        are called once per number of columns, and each row takes the call that shows it as plain decoding would.
+        """
+        width = state.written + drafted
+        result = scores = logits.float()
+        for new in width[state.active].unique().tolist():
+            processed = processors(state.transcript(text, new), scores.clone())
+            result = torch.where((width == new)[:, None], processed, result)
+        return result
+
+    def in_block(self, state: GenerationState, logits: torch.Tensor) -> torch.Tensor:
+        """Processed logits of a block, `[batch, block_size, vocab]`; processors see the known bytes alone."""
+        if not self.blockwise:
+            return logits
+        parts = [self.at(state, part, state.text, 0, self.blockwise) for part in logits.unbind(1)]
+        return torch.stack(parts, dim=1)
+
+    def after(self, state: GenerationState, logits: torch.Tensor, draft: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Processed logits after the known bytes and the first `start, start + 1, ...` bytes of a draft `[batch, r]`.
+
+        Args:
+            logits: `[batch, n, vocab]`, of these prefixes.
+
+        Returns:
+            `[batch, n, vocab]`.
+        """
+        if not self.processors:
+            return logits
+        text = state.with_draft(draft)
+        parts = [self.at(state, part, text, start + j, self.processors) for j, part in enumerate(logits.unbind(1))]
+        return torch.stack(parts, dim=1)
+
+    def verify(self, draft: Draft, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What plain decoding keeps of a draft, and the byte that it puts after it.
+
+        Args:
+            draft: of `r` bytes.
+            scores: `[batch, r + 1, vocab]`, see [`after`].
+
+        Returns:
+            `[batch, r + 1]`, the accepted bytes and the one after them; `[batch]`, how many were accepted.
+        """
+        if not self.do_sample:
+            choice = scores.argmax(-1)
+            # An accepted byte is the one that was chosen at its position, so the choices are the new text.
+            return choice, accept_greedy(draft.ids, draft.lengths, choice)
+        target = torch.softmax(scores.float(), dim=-1)
+        uniform = torch.rand(draft.ids.shape, device=draft.ids.device)
+        accepted, following = accept_sampled(draft.ids, draft.lengths, target, draft.proposals, uniform)
+        return F.pad(draft.ids, (0, 1)).scatter(1, accepted[:, None], self.draw(following)[:, None]), accepted

@@ -1,1 +1,258 @@
-../../modeling_fblt/drafters_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""The four decodings as drafters: each continues the known bytes with a draft."""
+
+import torch
+
+from .draft_length_fblt import DraftLength
+from .forward_steps_fblt import Block, draft_block, draft_byte
+from .gather_fblt import take_columns
+from .generation_config_fblt import DecodingSettings
+from .generation_state_fblt import Draft, GenerationState
+from .unmasking_fblt import by_confidence, by_entropy, in_one_step
+from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
+
+
+def no_draft(state: GenerationState) -> Draft:
+    return Draft(state.text[:, :0], torch.zeros_like(state.known))
+
+
+def confident_length(confidence: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """Leading positions of `[batch, r]` whose confidence reaches `threshold`: `[batch]`."""
+    if threshold is None:
+        return torch.full_like(confidence[:, 0], confidence.shape[1], dtype=torch.long)
+    return (confidence >= threshold).long().cumprod(dim=1).sum(dim=1)
+
+
+class VerifiedDrafter:
+    """What verified drafters share.
+
+    A row is drafted only once all its bytes before the carried one are fed. A draft is no longer than what may still be
+    written, less the byte that verification adds.
+    """
+
+    verifies = True
+
+    def __init__(self, settings: DecodingSettings, draft_length: DraftLength | None, longest: int):
+        self.settings, self.draft_length, self.longest = settings, draft_length, longest
+
+    def draft(self, state: GenerationState) -> Draft:
+        # Only the first round can find bytes that are not fed: the prompt's.
+        ready = (state.pending == 0) & (state.cache.lengths > 0) & state.active
+        if state.round == 0 and not bool(ready.any()):
+            return no_draft(state)
+        wanted = self.longest if self.draft_length is None else self.draft_length.length()
+        room = state.limit - state.known - 1
+        r = min(wanted, int(torch.where(ready, room, 0).max()))
+        if r <= 0:
+            return no_draft(state)
+        draft = self.compose(state, r)
+        draft.lengths = torch.where(ready, torch.minimum(draft.lengths.clamp(max=r), room), 0)
+        if self.settings.paper_passes:
+            # The forced boundary was for this draft only.
+            state.unfeed()
+        return draft
+
+    def compose(self, state: GenerationState, r: int) -> Draft:
+        raise NotImplementedError
+
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
+        if self.draft_length is not None and len(drafted):
+            self.draft_length.observe(drafted, accepted)
+
+
+class PlainDrafter(VerifiedDrafter):
+    """`ar`: drafts nothing."""
+
+    def draft(self, state: GenerationState) -> Draft:
+        return no_draft(state)
+
+
+class CausalDrafter(VerifiedDrafter):
+    """`blt-s`: the decoder goes on by itself, reading the last complete latent."""
+
+    def compose(self, state: GenerationState, r: int) -> Draft:
+        lm, choose, settings = state.lm, state.choose, self.settings
+        encodes = int(lm.config.decoder_config.input == "encoder")
+        byte, offset, hidden = state.carried(), 0, None
+        if settings.paper_passes:
+            # The paper encodes the prefix with its last patch forced closed, which gives the first drafted byte too.
+            ids, lengths = state.unfed(last=0)
+            fed = state.feed(ids, lengths, close_patch=True)
+            hidden = take_columns(fed.hidden, (lengths - 1).clamp(min=0)[:, None])
+        drafted, proposals, confidence = state.text[:, :0], [], []
+        for j in range(r):
+            if hidden is None:
+                hidden = draft_byte(lm.model, byte, offset, state.cache)
+                state.count(decoder_nfe=1, encoder_nfe=encodes)
+                offset += 1
+            scores = choose.after(state, lm.byte_logits(hidden), drafted, start=j)
+            byte, hidden = choose.pick(scores), None
+            drafted = torch.cat([drafted, byte], dim=1)
+            if choose.do_sample or settings.draft_confidence is not None:
+                proposals.append(torch.softmax(scores.float(), dim=-1))
+            if settings.draft_confidence is not None:
+                # Judged by the likeliest byte, not by the drawn one: a length that hung on what was drawn would bias.
+                confidence.append(proposals[-1].amax(-1))
+                sure = confident_length(torch.cat(confidence, dim=1), settings.draft_confidence) > j
+                if not bool((sure & state.active).any()):
+                    break
+        sure = torch.cat(confidence, dim=1) if confidence else torch.ones_like(drafted)
+        lengths = confident_length(sure, settings.draft_confidence)
+        return Draft(drafted, lengths, torch.cat(proposals, dim=1) if choose.do_sample else None)
+
+
+class BlockFiller:
+    """Fills a masked block after the known bytes, all positions at once or in steps (paper section 2).
+
+    The block begins at the carried byte. With `block_anchor="patch"` it begins where the carried byte's patch does, as
+    blocks of training do, provided that the patch's known bytes leave room in it.
+    """
+
+    def __init__(self, settings: DecodingSettings, closes_patch: bool):
+        self.settings, self.closes_patch = settings, closes_patch
+
+    def place(self, state: GenerationState, end: torch.Tensor, begins: torch.Tensor) -> Block:
+        """The block to fill; see `place_block` of [`feed`] for `end` and `begins`, both `[batch]`."""
+        size, known = self.settings.block_width(state.lm.config), state.known
+        anchor = torch.where(known - begins < size, begins, end) if self.settings.block_anchor == "patch" else end
+        position = anchor[:, None] + torch.arange(size, device=end.device)
+        ids = state.text.gather(1, position.clamp(max=state.text.shape[1] - 1))
+        return Block(ids.masked_fill(position >= known[:, None], state.lm.config.mask_token_id), anchor)
+
+    def fill(self, state: GenerationState, feeds: bool) -> Draft:
+        """A draft of all masked positions; `feeds`: known bytes are fed in the decoder call of the first step."""
+        lm, cache, mask_id = state.lm, state.cache, state.lm.config.mask_token_id
+        # The carried byte stands in the block, unless a boundary is forced after it, or nothing comes before it.
+        last = torch.zeros_like(state.known) if self.closes_patch else (state.known > 1).long()
+
+        def place(end: torch.Tensor, begins: torch.Tensor) -> Block:
+            return self.place(state, end, begins)
+
+        if feeds:
+            ids, lengths = state.unfed(last)
+            fed = state.feed(ids, lengths, place_block=place, close_patch=self.closes_patch)
+            block, hidden = fed.block, fed.block_hidden
+        else:
+            block = place(cache.lengths, cache.open_start())
+            hidden = draft_block(lm.model, block, cache)
+            state.count(decoder_nfe=1)
+        given = state.known - block.anchor  # known bytes in the block
+        utf8 = self._allowed_first(state)
+        record = {name: None for name in state.record}
+        proposals = confidence = None
+        while True:
+            masked = block.ids == mask_id
+            logits = scores = lm.byte_logits(hidden)
+            if utf8 is not None:
+                first = torch.arange(masked.shape[1], device=given.device) == given[:, None]
+                scores = scores.masked_fill(first[..., None] & ~utf8[:, None], -torch.inf)
+            scores = state.choose.in_block(state, scores)
+            byte = state.choose.pick(scores)
+            probabilities = torch.softmax(scores.float(), dim=-1)
+            now = self._unmask(probabilities, masked)
+            block.ids = torch.where(now, byte, block.ids)
+            # A single step draws each byte from a known distribution; after several, what led to it is forgotten.
+            proposals = probabilities if self.settings.unmasking == "one_step" and state.choose.do_sample else None
+            confidence = _where(now, probabilities.amax(-1), confidence)
+            record = {
+                name: _where(now[..., None], scores if name == "scores" else logits, record[name]) for name in record
+            }
+            if not bool((block.ids == mask_id)[state.active].any()):
+                break
+            hidden = draft_block(lm.model, block, cache)
+            state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
+        return self._after_known(state, block, given, proposals, confidence, record)
+
+    def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:
+        """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
+        size = block.ids.shape[1]
+        index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
+
+        def moved(values: torch.Tensor) -> torch.Tensor:
+            return take_columns(values, index)
+
+        lengths = torch.minimum(size - given, confident_length(moved(confidence), self.settings.draft_confidence))
+        return Draft(
+            moved(block.ids),
+            lengths,
+            None if proposals is None else moved(proposals),
+            {name: moved(values) for name, values in record.items()},
+        )
+
+    def _unmask(self, probabilities: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Positions to unmask now, `[batch, block_size]`."""
+        if self.settings.unmasking == "confidence":
+            return by_confidence(probabilities.amax(-1), masked, self.settings.confidence_threshold)
+        if self.settings.unmasking == "entropy":
+            entropy = -torch.xlogy(probabilities, probabilities).sum(-1)
+            return by_entropy(entropy, masked, self.settings.entropy_bound)
+        return in_one_step(masked)
+
+    @staticmethod
+    def _allowed_first(state: GenerationState) -> torch.Tensor | None:
+        """Ids that keep the text valid UTF-8 right after the known bytes, `[batch, vocab]`, if asked for."""
+        if state.choose.utf8 is None:
+            return None
+        return allowed_ids(utf8_state(_last_known(state)), state.limit - state.known)
+
+
+def _last_known(state: GenerationState) -> torch.Tensor:
+    """The last three known bytes, `[batch, 3]`; id 0 before a row's first."""
+    position = state.known[:, None] + torch.arange(-3, 0, device=state.known.device)
+    return state.text.gather(1, position.clamp(min=0)).masked_fill(position < 0, 0)
+
+
+def _where(condition: torch.Tensor, values: torch.Tensor, otherwise: torch.Tensor | None) -> torch.Tensor:
+    return values if otherwise is None else torch.where(condition, values, otherwise)
+
+
+class VerifiedBlockDrafter(VerifiedDrafter):
+    """`blt-dv`: a filled block, of which verification keeps what plain decoding would have written."""
+
+    def compose(self, state: GenerationState, r: int) -> Draft:
+        paper = self.settings.paper_passes
+        return BlockFiller(self.settings, closes_patch=paper).fill(state, feeds=paper)
+
+
+class BlockDrafter:
+    """`blt-d`: a filled block, taken as it is."""
+
+    verifies = False
+
+    def __init__(self, settings: DecodingSettings):
+        self.settings = settings
+
+    def draft(self, state: GenerationState) -> Draft:
+        draft = BlockFiller(self.settings, self.settings.close_patch).fill(state, feeds=True)
+        if self.settings.close_patch:
+            state.unfeed()
+        if state.choose.utf8 is not None:
+            # Positions were filled without knowing their neighbours: what does not fit is drafted again. The first
+            # byte always fits.
+            room = state.limit - state.known
+            draft.lengths = valid_prefix(utf8_state(_last_known(state)), draft.ids, draft.lengths, room)
+        return draft
+
+
+def build_drafter(settings: DecodingSettings, lm):
+    """The drafter of a decoding."""
+    if settings.decoding == "blt-d":
+        return BlockDrafter(settings)
+    if settings.decoding == "ar":
+        return PlainDrafter(settings, None, 0)
+    longest = settings.longest_draft(lm.config)
+    draft_length = DraftLength(_byte_cost(settings, lm), longest) if settings.adapts() else None
+    return (CausalDrafter if settings.decoding == "blt-s" else VerifiedBlockDrafter)(settings, draft_length, longest)
+
+
+def _byte_cost(settings: DecodingSettings, lm) -> float:
+    """See [`DecodingSettings.draft_cost`]."""
+    if settings.draft_cost is not None:
+        return settings.draft_cost
+    if settings.decoding == "blt-dv":
+        return 0.01
+    model = lm.model
+    networks = {"decoder": model.decoder, "encoder": model.encoder, "global": model.global_transformer}
+    sizes = {name: sum(p.numel() for p in network.layers.parameters()) for name, network in networks.items()}
+    reads = sizes["decoder"] + (sizes["encoder"] if lm.config.decoder_config.input == "encoder" else 0)
+    return reads / sum(sizes.values())

@@ -1,1 +1,157 @@
-../../modeling_fblt/generation_config_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""The decoding settings of FBLT: defaults, and checks that name what is wrong before any work is done."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig
+
+from .unmasking_fblt import UNMASKING
+
+DECODINGS = ("ar", "blt-s", "blt-d", "blt-dv")
+VERIFIED = ("blt-s", "blt-dv")
+ANCHORS = ("byte", "patch")
+AUTO = "auto"
+LONGEST_DRAFT = 16  # bytes; of drafts whose length is chosen, the longest that the paper tried
+
+
+@dataclass
+class DecodingSettings:
+    """FBLT's own settings of `generate`; all may stand in `generation_config.json` or be given as arguments.
+
+    Attributes:
+        decoding: `"ar"` (one byte at a time), `"blt-s"` (the decoder drafts, the model verifies), `"blt-d"` (blocks,
+            taken as drafted) or `"blt-dv"` (blocks, verified).
+        block_size: bytes of a drafted block, the carried one included; the size trained for when None. `"auto"`
+            (`"blt-dv"`): that size is filled in, and as much of it verified as acceptance so far makes worthwhile.
+        draft_length: bytes that `"blt-s"` drafts before each verification; `"auto"` chooses it round by round.
+        draft_cost: what one more drafted byte costs, a round without a draft being 1: what `"auto"` weighs acceptance
+            against. When None, for `"blt-s"` the share of the parameters that a drafted byte reads, for blocks 0.01.
+        draft_confidence: a verified draft ends before the first byte whose likeliest choice has less probability.
+        unmasking: `"confidence"`, `"entropy"` or `"one_step"`; when None, one step for `"blt-dv"`, which was fastest in
+            the paper, and confidence for `"blt-d"`.
+        confidence_threshold: top probability above which confidence unmasking fills a position in.
+        entropy_bound: cumulative entropy, in nats, that entropy-bounded unmasking may spend per step.
+        block_anchor: where a block begins: at the carried `"byte"`, or at the start of the `"patch"` that holds it,
+            where blocks stand in training, with the patch's known bytes unmasked.
+        close_patch: `"blt-d"` drafts from the prefix with its last patch forced closed, as the paper does, instead of
+            from the last complete patch.
+        paper_passes: verified decodings spend the paper's two global calls per iteration: one encodes the prefix with
+            its last patch forced closed, one verifies. The output is the same; for comparison.
+        valid_utf8: only text that is valid UTF-8 is written. A character that does not fit into the length that is left
+            is not begun; one that another stop cuts is taken back.
+    """
+
+    decoding: str = "ar"
+    block_size: int | str | None = None
+    draft_length: int | str = 8
+    draft_cost: float | None = None
+    draft_confidence: float | None = None
+    unmasking: str | None = None
+    confidence_threshold: float = 0.7
+    entropy_bound: float = 1.0
+    block_anchor: str = "byte"
+    close_patch: bool = False
+    paper_passes: bool = False
+    valid_utf8: bool = False
+
+    @classmethod
+    def of(cls, generation_config: GenerationConfig, config: Any) -> "DecodingSettings":
+        """The settings of a call, checked against the model.
+
+        Raises:
+            ValueError: a setting that does not exist or that the checkpoint cannot serve, with the remedy.
+        """
+        names = cls.__dataclass_fields__
+        given = {name: getattr(generation_config, name) for name in names if hasattr(generation_config, name)}
+        settings = cls(**given)
+        settings._check(config)
+        if settings.block_size is None:
+            settings.block_size = config.block_size
+        if settings.unmasking is None:
+            settings.unmasking = "one_step" if settings.decoding == "blt-dv" else "confidence"
+        return settings
+
+    def adapts(self) -> bool:
+        """Whether draft lengths are chosen round by round."""
+        return (self.block_size if self.decoding == "blt-dv" else self.draft_length) == AUTO
+
+    def block_width(self, config: Any) -> int:
+        """Positions of a drafted block; 0 for decodings without blocks."""
+        if self.decoding not in ("blt-d", "blt-dv"):
+            return 0
+        return config.block_size if self.block_size == AUTO else self.block_size
+
+    def longest_draft(self, config: Any) -> int:
+        """Bytes of the longest draft, without the byte that verification adds."""
+        if self.decoding == "blt-s":
+            return LONGEST_DRAFT if self.draft_length == AUTO else self.draft_length
+        return self.block_width(config)
+
+    def _check(self, config: Any) -> None:
+        for name, choices in (("decoding", DECODINGS), ("block_anchor", ANCHORS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}: choose one of {choices}.")
+        if self.unmasking is not None and self.unmasking not in UNMASKING:
+            raise ValueError(f"`unmasking` is {self.unmasking!r}: choose one of {UNMASKING}.")
+        if self.decoding in ("blt-d", "blt-dv"):
+            self._check_block(config)
+        length = self.draft_length
+        if self.decoding == "blt-s" and length != AUTO and not (isinstance(length, int) and 1 <= length <= 128):
+            raise ValueError(f"`draft_length` is {length!r}: give 1 to 128 bytes, or 'auto'.")
+        for name in ("confidence_threshold", "draft_confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"`{name}` is {value}: give a probability.")
+        for name, unit in (("entropy_bound", "nats"), ("draft_cost", "a share of a round")):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"`{name}` is {value}: give {unit}, 0 or more.")
+        if self.close_patch and self.decoding != "blt-d":
+            raise ValueError(
+                "`close_patch` belongs to `decoding='blt-d'`: verification needs the true patch boundaries."
+            )
+        for name in ("paper_passes", "draft_confidence"):
+            if getattr(self, name) not in (None, False) and self.decoding not in VERIFIED:
+                raise ValueError(f"`{name}` belongs to verified decodings: choose `decoding` from {VERIFIED}.")
+
+    def _check_block(self, config: Any) -> None:
+        trained = config.block_size
+        if trained is None:
+            raise ValueError(
+                f"`decoding` is {self.decoding!r}, but this checkpoint was not trained with blocks (its "
+                "`block_size` is None): use 'blt-s' or 'ar', or fine-tune it with the block loss first."
+            )
+        if self.block_size == AUTO:
+            if self.decoding == "blt-d":
+                raise ValueError(
+                    "`block_size` is 'auto' with `decoding='blt-d'`: it is chosen from acceptance, and only "
+                    "'blt-dv' rejects anything; give a number."
+                )
+        elif self.block_size is not None and not (isinstance(self.block_size, int) and 2 <= self.block_size <= trained):
+            raise ValueError(
+                f"`block_size` is {self.block_size!r}: this checkpoint was trained for blocks of {trained} bytes; "
+                f"give 2 .. {trained}, or 'auto' (blt-dv)."
+            )
+
+
+class FBLTGenerationConfig(GenerationConfig):
+    """A generation config that carries FBLT's settings (see [`DecodingSettings`]) beside transformers' own.
+
+    Defaults for a model: `"blt-dv"` where it was trained with blocks, `"blt-s"` where not.
+    """
+
+    @staticmethod
+    def settings_for(config: Any) -> DecodingSettings:
+        """A model's default settings."""
+        decoding = "blt-s" if config.block_size is None else "blt-dv"
+        return DecodingSettings(decoding=decoding, block_size=config.block_size)
+
+    @classmethod
+    def for_model(cls, config: Any) -> "FBLTGenerationConfig":
+        return cls(
+            pad_token_id=config.pad_token_id,
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            **vars(cls.settings_for(config)),
+        )

@@ -1,1 +1,259 @@
-../../modeling_fblt/generation_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Decoding: one cached loop, and the four decodings as drafters beside it.
+
+One iteration of the loop:
+
+1. draft: a drafter continues after the last known byte with up to `r` bytes (`ar`: none);
+2. feed: bytes that are known but not fed, and the draft, go once through all networks, which extends the caches and
+   gives the next-byte distributions that verify the draft (`blt-d` skips this: it takes its draft as it is);
+3. accept: the longest prefix of the draft that plain decoding would have written, and the byte after it; when
+   sampling, what speculative rejection keeps, so that the text is distributed as plain sampling would have it;
+4. stop or go on: bytes after a stop are dropped, the caches are taken back to the accepted bytes, and the last known
+   byte is carried: it is fed in the next iteration.
+
+An iteration waits for the device where the host needs a number:
+
+- the cache's bounds, after feeding and after taking back;
+- sizes of tensors: the most bytes that a row feeds, the most patches that it completes, its longest open patch;
+- whether a block is filled in, and whether all rows have ended;
+- with logits processors, how many columns each row has; with draft lengths chosen round by round, what was accepted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationMixin
+from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode, LogitsProcessorList
+
+from .byte_choice_fblt import ByteChoice
+from .cache_fblt import FBLTCache
+from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
+from .drafters_fblt import build_drafter
+from .forward_steps_fblt import feed
+from .generation_config_fblt import DecodingSettings, FBLTGenerationConfig
+from .generation_state_fblt import GenerationState
+from .padding_fblt import RightPadded
+from .stopping_fblt import LEAD, Criteria, cut_at_stop
+from .utf8_fblt import FBLTUTF8LogitsProcessor, open_bytes
+
+# What plain decoding alone can give: its steps are whole forward calls.
+STEPWISE = ("output_attentions", "output_hidden_states")
+
+
+@dataclass
+class FBLTGenerateOutput(GenerateDecoderOnlyOutput, BothCacheNames):
+    """Output of `generate(..., return_dict_in_generate=True)`. Counters are `[batch]` LongTensors, one entry per row.
+
+    Args:
+        sequences: `[batch, columns]`, prompt columns and new bytes, padded after a stop.
+        scores, logits: when asked for, one `[batch, vocab]` per new byte, processed and raw; zero after a stop.
+        cache, past_key_values: the KV cache, by both names. It holds all bytes but the last of each row: to go on, give
+            it together with the whole sequence so far.
+        decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
+        drafted, accepted: bytes drafted, and how many of them were kept.
+        iterations: rounds of the loop.
+        acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
+    """
+
+    decoder_nfe: torch.Tensor | None = None
+    encoder_nfe: torch.Tensor | None = None
+    global_nfe: torch.Tensor | None = None
+    patcher_nfe: torch.Tensor | None = None
+    drafted: torch.Tensor | None = None
+    accepted: torch.Tensor | None = None
+    iterations: torch.Tensor | None = None
+    acceptance: torch.Tensor | None = None
+
+
+class FBLTGenerationMixin(GenerationMixin):
+    """`generate` for FBLT. Greedy and sampling calls run the loop of this file; the rest of transformers' contract
+    (merged configs, processors, criteria, streamers, beams over plain decoding) is prepared by `generate` itself.
+    """
+
+    def _prepare_generation_config(self, generation_config, **kwargs):
+        # generate takes an argument only if the model's config has its name, which one that was made by hand, or saved
+        # before there was such a setting, has not.
+        for name, value in vars(FBLTGenerationConfig.settings_for(self.config)).items():
+            if not hasattr(self.generation_config, name):
+                setattr(self.generation_config, name, value)
+        return super()._prepare_generation_config(generation_config, **kwargs)
+
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
+        if generation_mode == GenerationMode.ASSISTED_GENERATION:
+            raise ValueError(
+                "`assistant_model` and `prompt_lookup_num_tokens` are not supported: FBLT drafts and verifies by "
+                "itself; choose decoding='blt-dv' or 'blt-s' instead."
+            )
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, *args
+    ) -> None:
+        cache = given_cache(model_kwargs)
+        if cache is not None:
+            model_kwargs[CACHE_NAME] = cache
+        if cache is None and generation_config.use_cache is not False:
+            if generation_config.cache_implementation is not None:
+                raise ValueError(
+                    f"`cache_implementation` is {generation_config.cache_implementation!r}: FBLT keeps its own state "
+                    "and brings its own cache; leave it None."
+                )
+            rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
+            model_kwargs[CACHE_NAME] = FBLTCache(self.config, rows, self.device)
+        elif cache is not None and not isinstance(cache, FBLTCache):
+            raise ValueError(
+                f"`past_key_values` is a {type(cache).__name__}: FBLT needs the FBLTCache of an earlier call."
+            )
+
+    def _get_logits_processor(self, generation_config, *args, **kwargs) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(generation_config, *args, **kwargs)
+        if getattr(generation_config, "valid_utf8", False):
+            # Before all others: what warpers keep must be what can be written.
+            processors.insert(0, FBLTUTF8LogitsProcessor(generation_config.max_length))
+        return processors
+
+    def _sample(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria,
+        generation_config,
+        synced_gpus: bool = False,
+        streamer=None,
+        **model_kwargs,
+    ) -> FBLTGenerateOutput | torch.LongTensor:
+        """The loop described at the head of this file."""
+        settings = DecodingSettings.of(generation_config, self.config)
+        if goes_step_by_step(settings, generation_config, synced_gpus):
+            return super()._sample(
+                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **model_kwargs
+            )
+        rows = RightPadded.of(input_ids, model_kwargs.get("attention_mask"))
+        cache = model_kwargs[CACHE_NAME]
+        check_rows(rows, cache)
+        returns_dict = generation_config.return_dict_in_generate
+        state = GenerationState(
+            self,
+            input_ids,
+            rows,
+            cache,
+            ByteChoice(logits_processor, generation_config.do_sample),
+            settings,
+            budget=generation_config.max_length - input_ids.shape[1],
+            overshoot=LEAD,
+            pad_id=generation_config.pad_token_id,
+            outputs=[n for n in ("scores", "logits") if returns_dict and getattr(generation_config, f"output_{n}")],
+        )
+        drafter, criteria = build_drafter(settings, self), Criteria(stopping_criteria)
+        ended = torch.zeros_like(state.active)
+        shown = int(state.known[0])
+
+        while True:
+            state.active = ~ended & criteria.may_go_on(state.written)
+            # 1. Draft.
+            draft = drafter.draft(state)
+            state.count(drafted=draft.lengths, iterations=1)
+            show_draft(streamer, draft)
+            # 2. and 3. Feed and accept.
+            if drafter.verifies:
+                logits = state.feed_with(draft.ids, draft.lengths)
+                scores = state.choose.after(state, logits, draft.ids)
+                new, accepted = state.choose.verify(draft, scores)
+                length, record = accepted + 1, {"scores": scores, "logits": logits}
+                drafter.observe(draft.lengths[state.active], accepted[state.active])
+            else:
+                new, accepted, length, record = draft.ids, draft.lengths, draft.lengths, draft.record
+            # 4. Stop or go on.
+            length, stopped = cut_at_stop(new, length, criteria.eos, state.limit - state.known)
+            length = torch.where(state.active, length, 0)
+            state.count_accepted(draft.lengths, torch.minimum(accepted, length))
+            state.append(new, length, **record)
+            ended = ended | (stopped & state.active)
+            written, ended = criteria.offer(state, ended)
+            if drafter.verifies or criteria.others:
+                state.take_back(written)
+            shown = show_new(streamer, state, shown)
+            if bool(ended.all()) or criteria.out_of_time(state):
+                break
+            state.round += 1
+
+        if streamer is not None:
+            streamer.end()
+        state.take_back(criteria.kept(state))
+        return self._finish(state, generation_config)
+
+    def _finish(self, state: GenerationState, generation_config):
+        """Feeds the cache up to the last byte but one, and joins the prompt's columns and the new bytes."""
+        if state.settings.valid_utf8:
+            state.take_back(state.written - torch.minimum(open_bytes(state.text, state.known), state.written))
+        new = state.written
+        sequences = state.padded(int(new.max()), new)
+        if generation_config.return_dict_in_generate and bool((state.pending > 0).any()):
+            # For whoever continues from the cache; no byte of this text needed it, so it is not counted.
+            state.active = torch.ones_like(state.active)
+            feed(self.model, *state.unfed(last=1), state.cache)
+        # The loop keeps to bytes; a caller who owns the cache counts columns.
+        state.cache.columns = state.prompt.shape[1] + int((new - 1 - state.pending).min())
+        if not generation_config.return_dict_in_generate:
+            return sequences
+        return FBLTGenerateOutput(
+            sequences=sequences,
+            acceptance=state.acceptance,
+            **{CACHE_NAME: state.cache},
+            **state.recorded(),
+            **state.counts,
+        )
+
+
+def show_draft(streamer, draft) -> None:
+    """Hands a streamer that wants drafts the first row's, before it is judged."""
+    if hasattr(streamer, "put_draft") and draft.ids.shape[1] and int(draft.lengths[0]):
+        streamer.put_draft(value=draft.ids[0, : int(draft.lengths[0])].cpu())
+
+
+def show_new(streamer, state: GenerationState, shown: int) -> int:
+    """Hands a streamer what the first row knows beyond `shown` bytes; how many were shown then."""
+    if streamer is None or int(state.known[0]) == shown:
+        return shown
+    streamer.put(state.text[0, shown : int(state.known[0])].cpu())
+    return int(state.known[0])
+
+
+def check_rows(rows: RightPadded, cache: FBLTCache) -> None:
+    """Raises a ValueError for rows that cannot be continued."""
+    if int(rows.lengths.min()) == 0:
+        raise ValueError("`input_ids` has a row without any byte: start it with `<s>` (id 1).")
+    if len(cache.lengths) != len(rows.lengths):
+        raise ValueError(
+            f"`past_key_values` holds {len(cache.lengths)} rows, `input_ids` {len(rows.lengths)}: give the rows that "
+            "the cache was made with."
+        )
+    if bool((cache.lengths >= rows.lengths).any()):
+        raise ValueError(
+            f"`past_key_values` holds {cache.lengths.tolist()} bytes, `input_ids` only {rows.lengths.tolist()}: "
+            "give the whole sequence so far, with at least one byte that the cache does not hold."
+        )
+
+
+def goes_step_by_step(settings: DecodingSettings, generation_config, synced_gpus: bool) -> bool:
+    """Whether transformers' own loop is to decode, a forward call per byte: without a cache, to return what each call
+    saw, or where weights are sharded and all processes must call in step. Verified decodings write what plain decoding
+    writes, so it can stand in for them.
+
+    Raises:
+        ValueError: asked of `blt-d`, which is not plain decoding.
+    """
+    asked = [n for n in STEPWISE if generation_config.return_dict_in_generate and getattr(generation_config, n, None)]
+    if generation_config.use_cache is False:
+        asked.append("use_cache")
+    if synced_gpus:
+        asked.append("synced_gpus")
+    if asked and settings.decoding == "blt-d":
+        raise ValueError(
+            f"`{asked[0]}` does not go with `decoding='blt-d'`, which has no forward call per byte and needs its "
+            "cache: choose another decoding, or leave it out."
+        )
+    return bool(asked)
+
+
+__all__ = ["FBLTGenerateOutput", "FBLTGenerationConfig", "FBLTGenerationMixin"]

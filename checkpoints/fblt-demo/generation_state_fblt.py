@@ -1,1 +1,173 @@
-../../modeling_fblt/generation_state_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""The state of one `generate` call: what is known, what the caches hold, what is counted."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from .cache_fblt import FBLTCache, PositionBuffer
+from .forward_steps_fblt import Fed, feed
+from .gather_fblt import take_columns
+from .generation_config_fblt import DecodingSettings
+from .padding_fblt import RightPadded
+
+if TYPE_CHECKING:
+    from .byte_choice_fblt import ByteChoice
+
+COUNTERS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "drafted", "accepted", "iterations")
+
+
+@dataclass
+class Draft:
+    """Bytes that continue the known ones.
+
+    Attributes:
+        ids: `[batch, r]`.
+        lengths: `[batch]`, how many of them were drafted.
+        proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
+        record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
+    """
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    proposals: torch.Tensor | None = None
+    record: dict[str, torch.Tensor] | None = None
+
+
+class GenerationState:
+    """State of one `generate` call, and the steps of the loop that drafters share.
+
+    Attributes:
+        prompt: `[batch, n]`, the columns given, padding included.
+        first: `[batch]`, bytes of the prompt.
+        text: `[batch, capacity]`, each row's known bytes, prompt included, right-padded.
+        known: `[batch]`, how many there are.
+        active: `[batch]`, rows that take part in this round.
+        limit: `[batch]`, the most bytes a row may have.
+        round: rounds of the loop done.
+        counts: one `[batch]` counter per name in `COUNTERS`.
+        acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
+        record: by name of a requested output (`scores`, `logits`), its values for the new bytes, `[batch, n, vocab]`.
+    """
+
+    def __init__(
+        self,
+        model,
+        prompt: torch.Tensor,
+        rows: RightPadded,
+        cache: FBLTCache,
+        choose: "ByteChoice",
+        settings: DecodingSettings,
+        budget: int,
+        overshoot: int,
+        pad_id: int | None,
+        outputs: list[str],
+    ):
+        self.lm, self.cache, self.choose, self.settings = model, cache, choose, settings
+        self.prompt, self.first, self.round = prompt, rows.lengths, 0
+        self.pad_id = 0 if pad_id is None else pad_id
+        self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
+        longest = settings.longest_draft(model.config)
+        self.text = F.pad(rows.ids, (0, budget + overshoot + longest + 1))
+        self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
+        self.active = torch.ones_like(self.known, dtype=torch.bool)
+        self.counts = {name: torch.zeros_like(self.known) for name in COUNTERS}
+        self.record = {name: PositionBuffer() for name in outputs}
+
+    @property
+    def pending(self) -> torch.Tensor:
+        """`[batch]`, bytes that are known but not fed, the carried one left out."""
+        return self.known - 1 - self.cache.lengths
+
+    @property
+    def written(self) -> torch.Tensor:
+        """`[batch]`, new bytes."""
+        return self.known - self.first
+
+    def transcript(self, text: torch.Tensor, new: int) -> torch.Tensor:
+        """The prompt's columns, then the first `new` new bytes of `text` `[batch, *]`: `[batch, n + new]`."""
+        position = self.first[:, None] + torch.arange(new, device=text.device)
+        return torch.cat([self.prompt, text.gather(1, position.clamp(max=text.shape[1] - 1))], dim=1)
+
+    def padded(self, new: int, written: torch.Tensor) -> torch.Tensor:
+        """The prompt's columns and `new` more, padded after each row's `written` `[batch]` new bytes."""
+        column = torch.arange(self.prompt.shape[1] + new, device=written.device)
+        padding = column >= self.prompt.shape[1] + written[:, None]
+        return self.transcript(self.text, new).masked_fill(padding, self.pad_id)
+
+    def carried(self) -> torch.Tensor:
+        """The last known byte of each row, `[batch, 1]`."""
+        return self.text.gather(1, self.known[:, None] - 1)
+
+    def with_draft(self, draft: torch.Tensor) -> torch.Tensor:
+        """The text with a draft `[batch, r]` after the known bytes; it has room for one."""
+        position = self.known[:, None] + torch.arange(draft.shape[1], device=draft.device)
+        return self.text.scatter(1, position, draft)
+
+    def unfed(self, last: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""
+        start = self.cache.lengths
+        lengths = torch.where(self.active, self.known - last - start, 0).clamp(min=0)
+        position = start[:, None] + torch.arange(int(lengths.max()), device=start.device)
+        return self.text.gather(1, position.clamp(max=self.text.shape[1] - 1)), lengths
+
+    def append(self, new: torch.Tensor, length: torch.Tensor, **record: torch.Tensor) -> None:
+        """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes, and what is recorded of them."""
+        self.text = self.with_draft(new)
+        column = self.written[:, None] + torch.arange(new.shape[1], device=new.device)
+        for name, buffer in self.record.items():
+            buffer.write(record[name].float(), column, int(self.written.max()) + new.shape[1])
+        self.known = self.known + length
+
+    def recorded(self) -> dict[str, tuple[torch.Tensor, ...]]:
+        """What was recorded, one `[batch, vocab]` per new byte of the longest row; zero after a row's last."""
+        width = int(self.written.max())
+        padding = torch.arange(width, device=self.known.device) >= self.written[:, None]
+        return {
+            name: buffer.read(0, width).masked_fill(padding[..., None], 0).unbind(1)
+            for name, buffer in self.record.items()
+        }
+
+    def take_back(self, written: torch.Tensor) -> None:
+        """Leaves `[batch]` new bytes of each row, in text and caches."""
+        self.known = torch.minimum(self.known, self.first + written)
+        self.unfeed()
+
+    def unfeed(self) -> None:
+        """Takes the caches back to the bytes before the carried one."""
+        self.cache.truncate(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
+
+    def count(self, **amounts: int | torch.Tensor) -> None:
+        """Adds to counters of active rows."""
+        for name, amount in amounts.items():
+            self.counts[name] += torch.where(self.active, amount, 0)
+
+    def count_accepted(self, drafted: torch.Tensor, kept: torch.Tensor) -> None:
+        """Counts a round's `[batch]` drafted bytes that were kept."""
+        self.count(accepted=kept)
+        took_part = (self.active & (drafted > 0)).long()
+        self.acceptance.scatter_add_(1, kept[:, None], took_part[:, None])
+
+    def feed(self, ids: torch.Tensor, lengths: torch.Tensor, **block: Any) -> Fed:
+        """Feeds bytes, and counts the networks that ran."""
+        fed = feed(self.lm.model, ids, lengths, self.cache, **block)
+        ran = (lengths > 0).long()
+        self.count(patcher_nfe=ran, encoder_nfe=ran, global_nfe=(fed.completed > 0).long())
+        self.count(decoder_nfe=ran if fed.block is None else 1)
+        return fed
+
+    def feed_with(self, draft: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Feeds what is pending, the carried byte and the first `lengths` `[batch]` bytes of a draft `[batch, r]`.
+
+        Returns:
+            Next-byte logits after the carried byte, and after each drafted one: `[batch, r + 1, vocab]`.
+        """
+        r = draft.shape[1]
+        ids, before = self.unfed(last=0)
+        index = before[:, None] + torch.arange(r, device=ids.device)
+        ids = F.pad(ids, (0, r)).scatter(1, index, draft)
+        fed = self.feed(ids, torch.where(self.active, before + lengths, 0))
+        judged = (before - 1).clamp(min=0)[:, None] + torch.arange(r + 1, device=ids.device)
+        return self.lm.byte_logits(take_columns(fed.hidden, judged))

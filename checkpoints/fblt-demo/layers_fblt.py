@@ -1,1 +1,371 @@
-../../modeling_fblt/layers_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Building blocks with weights: norm, rotary, attention, feed-forward, cross-attention, hash n-gram embedding."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .attention_fblt import AttentionContext, share_heads
+from .gather_fblt import take_columns
+
+Rotary = tuple[torch.Tensor, torch.Tensor]  # cos, sin: [batch, length, head_dim]
+
+# BLT's hash primes, in its order: function f uses the f-th.
+HASH_PRIMES = (
+    1000000007,
+    5915587277,
+    1500450271,
+    3267000013,
+    5754853343,
+    4093082899,
+    9576890767,
+    3628273133,
+    2860486313,
+    5463458053,
+    3367900313,
+)
+
+
+def linear(fan_in: int, fan_out: int, scale: float = 1.0) -> nn.Linear:
+    """A bias-free linear map, drawn with standard deviation `scale / sqrt(fan_in)`."""
+    layer = nn.Linear(fan_in, fan_out, bias=False)
+    layer.init_std = scale * fan_in**-0.5
+    return layer
+
+
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """An embedding table, drawn with standard deviation `1 / sqrt(width)`."""
+    table = nn.Embedding(rows, width)
+    table.init_std = width**-0.5
+    return table
+
+
+def as_computed(x: torch.Tensor) -> torch.Tensor:
+    """`x` in the dtype that autocast multiplies in: cast once here, not by every linear map that reads it."""
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
+class _RootMeanSquare(torch.autograd.Function):
+    """`x / rms(x)` over the last dimension, with a gradient of a few passes where torch's has many on CPUs."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, eps: float) -> torch.Tensor:
+        scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1] + eps).rsqrt()
+        normed = x * scale
+        ctx.save_for_backward(normed, scale)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor):
+        normed, scale = ctx.saved_tensors
+        along = (grad * normed).mean(-1, keepdim=True)
+        return torch.addcmul(grad, normed, along, value=-1).mul_(scale), None
+
+
+class FBLTRMSNorm(nn.Module):
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        x = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        if x.device.type == "cpu" and x.requires_grad:
+            normed = _RootMeanSquare.apply(x, self.variance_epsilon)
+        else:
+            normed = F.rms_norm(x, x.shape[-1:], eps=self.variance_epsilon)
+        return self.weight * normed.to(hidden.dtype)
+
+
+class FBLTRotaryEmbedding(nn.Module):
+    """Cosines and signed sines for interleaved pairs (BLT's form: components 2i and 2i + 1 rotate together)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        init = (
+            self.compute_default_rope_parameters if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
+        )
+        inv_freq, self.attention_scaling = init(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config, device=None, seq_len=None, **kwargs) -> tuple[torch.Tensor, float]:
+        head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float, device=device) / head_dim
+        return config.rope_parameters["rope_theta"] ** -exponent, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+        """`position_ids` `[batch, length]` -> cos, sin `[batch, length, head_dim]` in the dtype of `x`."""
+        # Angles in float32 at least: bfloat16 cannot tell neighbouring positions apart beyond 256.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        angles = position_ids[..., None].to(dtype) * self.inv_freq.to(dtype)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        # The sign of the quarter turn sits in the sines: (a, b) -> (a cos - b sin, b cos + a sin).
+        cos, sin = torch.stack([cos, cos], dim=-1), torch.stack([-sin, sin], dim=-1)
+        return as_computed(cos.flatten(-2).to(x.dtype)), as_computed(sin.flatten(-2).to(x.dtype))
+
+
+def rotate(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Rotates interleaved pairs. `x`: `[batch, heads, length, head_dim]`."""
+    cos, sin = (part[:, None].to(x.dtype) for part in rotary)
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reference attention. `[batch, heads, queries, head_dim]` -> `[batch, queries, heads, head_dim]`."""
+    key, value = (share_heads(x, module.num_key_value_groups, dim=1) for x in (key, value))
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1).to(value.dtype)
+    return torch.matmul(weights, value).transpose(1, 2), weights
+
+
+class FBLTAttention(nn.Module):
+    """Self-attention; a context says what a query may see and holds the keys of earlier positions."""
+
+    is_causal = False  # masks are always explicit
+
+    def __init__(self, config, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        width, heads = config.hidden_size, config.num_attention_heads
+        key_heads = config.num_key_value_heads or heads
+        self.num_key_value_groups = heads // key_heads
+        self.head_dim = config.head_dim or width // heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = linear(width, heads * self.head_dim)
+        self.k_proj = linear(width, key_heads * self.head_dim)
+        self.v_proj = linear(width, key_heads * self.head_dim)
+        self.o_proj = linear(heads * self.head_dim, width, config.residual_init_scale)
+
+    def forward(
+        self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext, asked: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`[batch, length, width]` -> the same, and the attention weights where the implementation has them.
+
+        With `asked`, see [`FBLTLayer`], the context has to be one of these queries.
+        """
+        hidden = as_computed(hidden)
+        key = rotate(self._heads(self.k_proj(hidden)), rotary)
+        value = self._heads(self.v_proj(hidden))
+        if asked is not None:
+            hidden, rotary = take_columns(hidden, asked), tuple(take_columns(part, asked) for part in rotary)
+        query = rotate(self._heads(self.q_proj(hidden)), rotary)
+        output, weights = context.attend(self, query, key, value)
+        return self.o_proj(output.flatten(2)), weights
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, length, heads * head_dim] -> [batch, heads, length, head_dim]`."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def product(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Masked attention through transformers' interface. Returns `[batch, queries, heads, head_dim]`."""
+        implementation, dtype = self.config._attn_implementation, query.dtype
+        function: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        if implementation == "sdpa" and dtype == torch.bfloat16 and query.shape[2] == 1 and query.device.type == "cpu":
+            # A CPU's product for one bfloat16 query takes several times as long as widening its keys and values first.
+            query, key, value, mask = (x.float() for x in (query, key, value, mask))
+        output, weights = function(self, query, key, value, mask, scaling=self.scaling, dropout=0.0)
+        return output.to(dtype), weights
+
+
+class FBLTFeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj = linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = linear(config.intermediate_size, config.hidden_size, config.residual_init_scale)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = as_computed(hidden)
+        return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+
+
+class FBLTLayer(GradientCheckpointingLayer):
+    """A pre-norm transformer layer (Eq. 2)."""
+
+    def __init__(self, config, layer_idx: int):
+        super().__init__()
+        self.attention_norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = FBLTAttention(config, layer_idx)
+        self.feed_forward_norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.feed_forward = FBLTFeedForward(config)
+
+    def forward(
+        self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext, asked: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`[batch, length, width]` -> the same; with `asked` `[batch, queries]` the states of these positions only."""
+        attended, weights = self.attention(self.attention_norm(hidden), rotary, context, asked)
+        hidden = (hidden if asked is None else take_columns(hidden, asked)) + attended
+        return hidden + self.feed_forward(self.feed_forward_norm(hidden)), weights
+
+
+class FBLTCrossAttention(nn.Module):
+    """Cross-attention between bytes and the slots of one patch or latent each (Eq. 1), without positions.
+
+    BLT's module returns `x + W_o attn(.)` and its caller adds `x` once more; here `forward` gives `2 x + W_o attn(.)`.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.cross_attn_num_heads or config.num_attention_heads
+        self.num_key_value_groups = self.num_heads // (config.cross_attn_num_key_value_heads or self.num_heads)
+        self.scaling = (width // self.num_heads) ** -0.5
+        key_width = width // self.num_key_value_groups
+        self.query_norm = FBLTRMSNorm(width, config.rms_norm_eps)
+        self.key_norm = FBLTRMSNorm(width, config.rms_norm_eps)
+        self.q_proj = linear(width, width)
+        self.k_proj = linear(width, key_width)
+        self.v_proj = linear(width, key_width)
+        self.o_proj = linear(width, width, config.residual_init_scale)
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def _key_heads(self, x: torch.Tensor) -> torch.Tensor:
+        heads = x.unflatten(-1, (self.num_heads // self.num_key_value_groups, -1))
+        return share_heads(heads, self.num_key_value_groups, dim=-2)
+
+
+class FBLTPooling(FBLTCrossAttention):
+    """Encoder side: the slots of a patch attend to that patch's bytes."""
+
+    def forward(self, slots: torch.Tensor, bytes_: torch.Tensor, patch: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            slots: `[batch, patches, k, width]`.
+            bytes_: `[batch, length, width]`.
+            patch: `[batch, length]`, index of the patch a byte belongs to; `patches` for bytes of none.
+
+        Returns:
+            `[batch, patches, k, width]`.
+        """
+        batch, patches, k, _ = slots.shape
+        query = self._heads(self.q_proj(self.query_norm(slots))) * self.scaling
+        source = self.key_norm(bytes_)
+        key = self._key_heads(self.k_proj(source))  # [batch, length, heads, head_dim]
+        value = self._key_heads(self.v_proj(source))
+        # A softmax over the bytes of each patch, by segments: linear in bytes however long a patch is.
+        own = take_columns(query, patch.clamp(max=patches - 1))  # [batch, length, k, heads, head_dim]
+        scores = (own * key[:, :, None]).sum(-1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        index = patch[:, :, None, None].expand_as(scores)
+        highest = scores.new_zeros(batch, patches + 1, k, self.num_heads)
+        highest = highest.scatter_reduce(1, index, scores.detach(), "amax", include_self=False)
+        weights = (scores - highest.gather(1, index)).exp()
+        total = torch.zeros_like(highest).scatter_add(1, index, weights)
+        weights = (weights / total.gather(1, index)).to(value.dtype)
+        weighted = (weights[..., None] * value[:, :, None]).flatten(2)  # [batch, length, k * width]
+        pooled = weighted.new_zeros(batch, patches + 1, weighted.shape[-1])
+        pooled = pooled.scatter_add(1, patch[:, :, None].expand_as(weighted), weighted)[:, :patches]
+        return 2 * slots + self.o_proj(pooled.unflatten(-1, (k, -1)))
+
+
+class FBLTLatentReading(FBLTCrossAttention):
+    """Decoder side: a byte attends to the slots of one latent."""
+
+    def unread_with_one_slot(self) -> list[nn.Module]:
+        """What `forward` does without where a latent has one slot."""
+        return [self.query_norm, self.q_proj, self.k_proj]
+
+    def forward(self, hidden: torch.Tensor, slots: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden: `[batch, length, width]`.
+            slots: `[batch, latents, k, width]`.
+            latent: `[batch, length]`, index of the latent each byte reads.
+
+        Returns:
+            `[batch, length, width]`.
+        """
+        source = self.key_norm(slots)
+        if slots.shape[2] == 1:
+            # A softmax over one slot is 1 whatever query and key are, so all bytes of a latent read the same.
+            read = self.o_proj(self._key_heads(self.v_proj(source[:, :, 0])).flatten(2))
+            return 2 * hidden + take_columns(read, latent)
+        query = self._heads(self.q_proj(self.query_norm(hidden))) * self.scaling
+        both = torch.cat([self.k_proj(source), self.v_proj(source)], dim=-1)
+        # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
+        key, value = (self._key_heads(part) for part in take_columns(both, latent).chunk(2, dim=-1))
+        weights = torch.softmax((query[:, :, None] * key).sum(-1), dim=2)  # [batch, length, k, heads]
+        attended = (weights[..., None] * value).sum(2)
+        return 2 * hidden + self.o_proj(attended.flatten(2))
+
+
+def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functions: int, rows: int) -> torch.Tensor:
+    """Rows of the hash tables for the n-grams that end at each byte (BLT's rolling polynomial hash).
+
+    Args:
+        ids: `[batch, context + length]`; `context = max(sizes) - 1` ids before the first byte asked for.
+        reach: `[batch, length]`, how many bytes back an n-gram may look; what lies farther counts as id 0.
+        sizes: n-gram lengths.
+        functions: hash functions; function `f` uses BLT's f-th prime.
+        rows: rows of each table.
+
+    Returns:
+        `[batch, length, functions * len(sizes)]` indices into the tables laid end to end, functions outermost.
+    """
+    context = max(sizes) - 1
+    length = ids.shape[1] - context
+    back = [ids[:, context - j : context - j + length].masked_fill(reach < j, 0) for j in range(context + 1)]
+    prime = torch.tensor(HASH_PRIMES[:functions], dtype=torch.long, device=ids.device)
+    # The oldest id stands times prime^0, so a longer n-gram is its oldest id plus prime times the shorter one. int64
+    # wraps around, as BLT's does.
+    value, by_size = back[0][..., None].expand(-1, -1, functions), {}
+    for size in range(2, context + 2):
+        value = back[size - 1][..., None] + value * prime
+        by_size[size] = value
+    by_size[1] = back[0][..., None].expand(-1, -1, functions)
+    values = torch.stack([by_size[size] for size in sizes], dim=-1)  # [batch, length, functions, sizes]
+    table = torch.arange(functions * len(sizes), device=ids.device) * rows
+    return values.remainder(rows).flatten(2) + table
+
+
+class FBLTHashEmbedding(nn.Module):
+    """Sum of the embeddings of the hashed n-grams that end at a byte; all tables lie in one weight."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.sizes = config.hash_ngram_sizes
+        self.functions = config.hash_functions
+        self.rows = config.hash_vocab_size
+        self.context = max(self.sizes) - 1
+        self.table = embedding(len(self.sizes) * self.functions * self.rows, config.hidden_size)
+
+    def forward(self, ids: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
+        """Ids `[batch, context + length]`, see [`hash_ngrams`] -> `[batch, length, width]`."""
+        index = hash_ngrams(ids, reach, self.sizes, self.functions, self.rows)
+        return F.embedding_bag(index.flatten(0, 1), self.table.weight, mode="sum").view(*index.shape[:2], -1)

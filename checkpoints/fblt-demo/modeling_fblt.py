@@ -1,1 +1,206 @@
-../../modeling_fblt/modeling_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""FBLT with its byte head: logits, the two losses of training, and `generate`."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .base_model_fblt import FBLTModel, FBLTPatchOutput, refuse, returns_dict
+from .block_loss_fblt import IGNORED, block_loss, build_blocks, next_byte_loss
+from .cache_fblt import FBLTCache
+from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache
+from .configuration_fblt import FBLTConfig
+from .generation_config_fblt import FBLTGenerationConfig
+from .generation_fblt import FBLTGenerationMixin
+from .layers_fblt import linear
+from .networks_fblt import FBLTPreTrainedModel
+from .padding_fblt import RightPadded
+from .tokenization_fblt import build_tokenizer
+
+
+@dataclass
+class FBLTCausalLMOutput(BothCacheNames):
+    """Output of [`FBLTForCausalLM`].
+
+    Args:
+        loss: with labels; in train mode `next_byte_loss + diffusion_loss_weight * diffusion_loss`, in eval mode the
+            next-byte loss. Nats per target byte.
+        logits: `[batch, length, vocab]`, of the byte after each position.
+        cache, past_key_values, hidden_states, attentions: see [`FBLTModelOutput`].
+        next_byte_loss, diffusion_loss: the two terms, in train mode.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    if CACHE_RENAMED:
+        cache: FBLTCache | None = None
+    else:
+        past_key_values: FBLTCache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    next_byte_loss: torch.Tensor | None = None
+    diffusion_loss: torch.Tensor | None = None
+
+
+class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
+    """FBLT with its byte head: next-byte logits for clean bytes, same-position logits for block bytes."""
+
+    # Here, because PreTrainedModel's own value hides a mixin's: no other model can draft for this one.
+    _is_stateful = True
+
+    def __init__(self, config: FBLTConfig):
+        super().__init__(config)
+        self.model = FBLTModel(config)
+        self.lm_head = linear(config.decoder_config.hidden_size, config.vocab_size, scale=0.3)
+        self.post_init()
+        self.generation_config = FBLTGenerationConfig.for_model(config)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """Saves weights, configs, code, and the byte tokenizer, which is the same for every FBLT."""
+        # transformers would name this class alone; the same folder serves AutoModel too.
+        self.config.auto_map = {"AutoModel": "modeling_fblt.FBLTModel"}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            build_tokenizer().save_pretrained(save_directory)
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs) -> dict:
+        # Stock has `inputs_embeds` in its signature, which transformers reads as: embeddings may stand in for ids.
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+
+    def _validate_model_kwargs(self, model_kwargs: dict) -> None:
+        refuse(model_kwargs)
+        super()._validate_model_kwargs(model_kwargs)
+
+    def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
+        """See [`FBLTModel.patch`]."""
+        return self.model.patch(input_ids, attention_mask)
+
+    def byte_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[..., width]` decoder states -> `[..., vocab]` logits; `<mask>` is never predicted."""
+        logits = self.lm_head(hidden)
+        never = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
+        return logits.masked_fill(never, torch.finfo(logits.dtype).min)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: FBLTCache | None = None,
+        labels: torch.Tensor | None = None,
+        patch_starts: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        cache: FBLTCache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | FBLTCausalLMOutput:
+        """
+        Args:
+            input_ids, attention_mask, past_key_values, patch_starts, use_cache, cache: see [`FBLTModel.forward`].
+            labels: `[batch, n]`, as `input_ids`. A byte with the label -100 has no loss, and is never masked in blocks.
+            logits_to_keep: compute logits of the last so many columns only (0: all), or of the given columns.
+            shift_labels: labels already moved to the position that predicts them, instead of `labels`.
+            num_items_in_batch: what to divide the summed losses by, instead of this batch's target bytes.
+
+        Raises:
+            ValueError: labels together with a cache.
+        """
+        refuse(kwargs)
+        cache = given_cache({"past_key_values": past_key_values, "cache": cache})
+        shift_labels = kwargs.pop("shift_labels", None)
+        count = kwargs.pop("num_items_in_batch", None)
+        return_dict = returns_dict(self.config, kwargs)
+        kwargs["return_dict"] = True
+        has_labels = labels is not None or shift_labels is not None
+        if has_labels and cache is not None:
+            raise ValueError(
+                "`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache."
+            )
+        trains_blocks = self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0
+        if has_labels and trains_blocks:
+            result = self._train_step(
+                RightPadded.of(input_ids, attention_mask), labels, shift_labels, patch_starts, count
+            )
+            return result if return_dict else result.to_tuple()
+
+        use_cache = bool(use_cache) if has_labels else use_cache
+        outputs = self.model(input_ids, attention_mask, cache, patch_starts, use_cache, **kwargs)
+        columns = _kept_columns(logits_to_keep)
+        # A loss needs the logits of every column, whichever of them are returned.
+        logits = self.byte_logits(outputs.last_hidden_state if has_labels else outputs.last_hidden_state[:, columns])
+        result = FBLTCausalLMOutput(
+            logits=logits[:, columns] if has_labels else logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
+        )
+        if has_labels:
+            rows = RightPadded.of(input_ids, attention_mask)
+            targets = next_byte_targets(rows, labels, shift_labels)
+            result.loss = next_byte_loss(rows.take(logits), targets) / _target_count(targets, count)
+            result.next_byte_loss = result.loss
+        return result if return_dict else result.to_tuple()
+
+    def _train_step(self, rows: RightPadded, labels, shift_labels, starts, count) -> FBLTCausalLMOutput:
+        """Both terms of the loss from one decoder call (Eq. 5-7)."""
+        model, config = self.model, self.config
+        targets = next_byte_targets(rows, labels, shift_labels)
+        chunk = model.begin_chunk(rows.ids, rows.lengths, None)
+        model.segment(chunk, None if starts is None else rows.take_starts(starts))
+        states = model.encode(chunk)
+        latents = model.compress(chunk, states)
+        blocks = build_blocks(
+            rows.ids, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], rows.lengths, config
+        )
+        clean, drafted = model.decode_with_blocks(chunk, states, latents, blocks)
+        logits = self.byte_logits(clean)
+        count = _target_count(targets, count)
+        next_byte = next_byte_loss(logits, targets) / count
+        diffusion = block_loss(self.byte_logits(drafted), logits, blocks, config.distillation) / count
+        return FBLTCausalLMOutput(
+            loss=next_byte + config.diffusion_loss_weight * diffusion,
+            logits=rows.restore(logits),
+            next_byte_loss=next_byte.detach(),
+            diffusion_loss=diffusion.detach(),
+        )
+
+
+def _kept_columns(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor:
+    if isinstance(logits_to_keep, int):
+        return slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+    return logits_to_keep
+
+
+def next_byte_targets(
+    rows: RightPadded, labels: torch.Tensor | None, shift_labels: torch.Tensor | None
+) -> torch.Tensor:
+    """The label of the byte after each byte; -100 where there is none. `[batch, n]`, right-padded."""
+    positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+    if shift_labels is not None:
+        return rows.take(shift_labels).masked_fill(positions >= rows.lengths[:, None], IGNORED)
+    following = F.pad(rows.take(labels), (0, 1), value=IGNORED)[:, 1:]
+    return following.masked_fill(positions + 1 >= rows.lengths[:, None], IGNORED)
+
+
+def _target_count(targets: torch.Tensor, count: int | torch.Tensor | None) -> torch.Tensor:
+    if count is not None:
+        return torch.as_tensor(count, device=targets.device)
+    return (targets != IGNORED).sum().clamp(min=1)
+
+
+# Saved code, and `auto_map` in a config, name this file whichever of the two classes is saved.
+FBLTModel.__module__ = __name__
+
+__all__ = ["FBLTCausalLMOutput", "FBLTForCausalLM", "FBLTModel"]

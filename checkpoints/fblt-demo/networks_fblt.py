@@ -1,1 +1,284 @@
-../../modeling_fblt/networks_fblt.py
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""The four networks, each a model of its own: patcher, encoder, global transformer, decoder.
+
+Each is called on a chunk of new positions and an attention context, which says what these may see.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .attention_fblt import AttentionContext, CachedContext, SquareContext, TiledContext
+from .chunk_fblt import Chunk
+from .compatibility_fblt import NEW_NAME, OLD_NAME
+from .configuration_fblt import (
+    FBLTConfig,
+    FBLTDecoderConfig,
+    FBLTEncoderConfig,
+    FBLTGlobalConfig,
+    FBLTPatcherConfig,
+)
+from .layers_fblt import (
+    FBLTHashEmbedding,
+    FBLTLatentReading,
+    FBLTLayer,
+    FBLTPooling,
+    FBLTRMSNorm,
+    FBLTRotaryEmbedding,
+    embedding,
+    linear,
+)
+from .masks_fblt import windowed_causal
+
+if TYPE_CHECKING:
+    from .recorder_fblt import DecoderRecorder
+
+
+class FBLTPreTrainedModel(PreTrainedModel):
+    config_class = FBLTConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FBLTLayer"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = False
+    _supports_attention_backend = False
+    _can_compile_fullgraph = False
+    # Attention has windows and documents, which context parallelism cannot express.
+    _supports_context_parallel = False
+    _skip_keys_device_placement = [OLD_NAME, NEW_NAME]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if (std := getattr(module, "init_std", None)) is not None:
+            init.trunc_normal_(module.weight, mean=0.0, std=std, a=-3 * std, b=3 * std)
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        raise ValueError(
+            "The vocabulary of FBLT is 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
+        )
+
+
+def local_context(config, stores, chunk: Chunk) -> AttentionContext:
+    """Windowed causal attention of a byte network over a chunk, with or without a cache."""
+    window, n, cache = config.sliding_window, chunk.ids.shape[1], chunk.cache
+    document = chunk.document_start[:, :n]
+    if cache is None and n > 2 * window:
+        return TiledContext(document, window)
+    span = None if cache is None or cache.max_column == 0 else cache.span(window, n)
+    keys = torch.arange(n, device=chunk.ids.device) if span is None else cache.positions(span)[:, None]
+    square = SquareContext(windowed_causal(chunk.positions[:, :, None], keys, document[:, :, None], window))
+    if cache is None:
+        return square
+    return CachedContext(stores, [(slice(None), chunk.column)], cache.max_column + n, square, span)
+
+
+@contextmanager
+def matrix_vector_kernels(hidden: torch.Tensor) -> Iterator[None]:
+    """A single bfloat16 row on a CPU goes through torch's own matrix-vector product.
+
+    oneDNN's is made for many rows: on one it read weights at 13 to 16 GB/s where torch's read 28 to 33 (a two-core Zen
+    CPU with bfloat16 instructions, torch 2.13); from four rows on oneDNN is the faster one.
+    """
+    one_row = hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and hidden.shape[:-1].numel() == 1
+    before = torch.backends.mkldnn.enabled
+    if not (one_row and before):
+        yield
+        return
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+class FBLTPatcher(FBLTPreTrainedModel):
+    """The entropy model: a next-byte transformer whose uncertainty decides where patches start."""
+
+    config_class = FBLTPatcherConfig
+    # Also where the model is loaded in half precision: a boundary must not depend on how entropies are rounded.
+    _keep_in_fp32_modules_strict = ["patcher"]
+
+    def __init__(self, config: FBLTPatcherConfig):
+        super().__init__(config)
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.lm_head = linear(config.hidden_size, config.vocab_size - 1)  # <mask> is never predicted
+        self.post_init()
+
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor, context: AttentionContext) -> torch.Tensor:
+        """`[batch, n]` ids and row positions -> next-byte logits `[batch, n, vocab - 1]`."""
+        hidden = self.embed_tokens(ids)
+        rotary = self.rotary_emb(hidden, positions)
+        with matrix_vector_kernels(hidden):
+            for layer in self.layers:
+                hidden, _ = layer(hidden, rotary, context)
+            return self.lm_head(self.norm(hidden))
+
+
+class FBLTEncoder(FBLTPreTrainedModel):
+    """The local encoder: byte states, and their pooling into one token per patch."""
+
+    config_class = FBLTEncoderConfig
+
+    def __init__(self, config: FBLTEncoderConfig, cross_attn_k: int = 2):
+        super().__init__(config)
+        self.cross_attn_k = cross_attn_k
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
+        self.hash_embedding = FBLTHashEmbedding(config) if config.hash_functions and config.hash_ngram_sizes else None
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.slot_projection = linear(config.hidden_size, cross_attn_k * config.hidden_size)
+        # The last layer's pooling, and where every layer has one, those of the layers before.
+        earlier = config.num_hidden_layers - 1 if config.cross_attn_all_layers else 0
+        self.earlier_poolings = nn.ModuleList(FBLTPooling(config) for _ in range(earlier))
+        self.pooling = FBLTPooling(config)
+        self.post_init()
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        before: torch.Tensor,
+        reach: torch.Tensor,
+        positions: torch.Tensor,
+        context: AttentionContext,
+    ) -> torch.Tensor:
+        """Byte states.
+
+        Args:
+            ids, positions: `[batch, n]`.
+            before: `[batch, context]`, the ids before the chunk that its first n-grams look back to.
+            reach: `[batch, n]`, how many bytes back an n-gram may look.
+
+        Returns:
+            `[batch, n, width]`: the last layer's. Where every layer is pooled, `[batch, n, layers * width]`.
+        """
+        hidden = self.embed_tokens(ids)
+        if self.hash_embedding is not None:
+            hidden = hidden + self.hash_embedding(torch.cat([before, ids], dim=1), reach)
+        rotary = self.rotary_emb(hidden, positions)
+        pooled = []
+        with matrix_vector_kernels(hidden):
+            for layer in self.layers:
+                hidden, _ = layer(hidden, rotary, context)
+                pooled.append(hidden)
+        return torch.cat(pooled, dim=-1) if len(self.earlier_poolings) else hidden
+
+    def last_layer(self, states: torch.Tensor) -> torch.Tensor:
+        """The last layer's share of the states, `[batch, n, width]`."""
+        return states[..., -self.config.hidden_size :]
+
+    def pool(self, states: torch.Tensor, patch: torch.Tensor, patches: int) -> torch.Tensor:
+        """Patches from the states of their bytes.
+
+        Args:
+            states: `[batch, length, width]`, or those of all layers, see [`forward`].
+            patch: `[batch, length]`, index of each byte's patch; `patches` for bytes of none.
+
+        Returns:
+            `[batch, patches, k * width]`.
+        """
+        by_layer = states.split(self.config.hidden_size, dim=-1)
+        first = by_layer[0]
+        index = patch[..., None].expand_as(first)
+        pooled = first.new_zeros(first.shape[0], patches + 1, first.shape[2])
+        pooled = pooled.scatter_reduce(1, index, first, "amax", include_self=False)[:, :patches]
+        slots = self.slot_projection(pooled).unflatten(-1, (self.cross_attn_k, -1))
+        for pooling, layer_states in zip([*self.earlier_poolings, self.pooling], by_layer, strict=True):
+            slots = pooling(slots, layer_states, patch)
+        return slots.flatten(2)
+
+
+class FBLTGlobal(FBLTPreTrainedModel):
+    """The global transformer: patches -> latents."""
+
+    config_class = FBLTGlobalConfig
+
+    def __init__(self, config: FBLTGlobalConfig, patch_width: int | None = None):
+        super().__init__(config)
+        patch_width = patch_width or config.hidden_size
+        self.patch_projection = None
+        if patch_width != config.hidden_size:
+            self.patch_projection = linear(patch_width, config.hidden_size)
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.post_init()
+
+    def forward(self, patches: torch.Tensor, positions: torch.Tensor, context: AttentionContext) -> torch.Tensor:
+        """`[batch, m, patch width]` and patch indices `[batch, m]` -> latents `[batch, m, width]`."""
+        hidden = patches if self.patch_projection is None else self.patch_projection(patches)
+        rotary = self.rotary_emb(hidden, positions)
+        with matrix_vector_kernels(hidden):
+            for layer in self.layers:
+                hidden, _ = layer(hidden, rotary, context)
+        return hidden
+
+
+class FBLTDecoder(FBLTPreTrainedModel):
+    """The local decoder: byte states that read latents, for clean bytes and for blocks alike."""
+
+    config_class = FBLTDecoderConfig
+
+    def __init__(
+        self,
+        config: FBLTDecoderConfig,
+        latent_width: int | None = None,
+        cross_attn_k: int = 2,
+        has_embedding: bool = True,
+    ):
+        super().__init__(config)
+        self.cross_attn_k = cross_attn_k
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size) if has_embedding else None
+        self.latent_projection = linear(latent_width or config.hidden_size, cross_attn_k * config.hidden_size)
+        readers = config.num_hidden_layers if config.cross_attn_all_layers else 1
+        self.readers = nn.ModuleList(FBLTLatentReading(config) for _ in range(readers))
+        self.layers = nn.ModuleList(FBLTLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = FBLTRotaryEmbedding(config)
+        self.post_init()
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        latents: torch.Tensor,
+        latent_index: torch.Tensor,
+        positions: torch.Tensor,
+        context: AttentionContext,
+        recorder: "DecoderRecorder | None" = None,
+        asked: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            hidden: `[batch, length, width]`: embedded bytes, clean ones first, then those of blocks.
+            latents: `[batch, latents, latent width]`.
+            latent_index: `[batch, length]`, which latent each position reads.
+            positions: `[batch, length]`, row positions.
+            asked: `[batch, queries]`, the only positions whose states are wanted; None for all.
+
+        Returns:
+            Normed states `[batch, length, width]`, or `[batch, queries, width]`.
+        """
+        rotary = self.rotary_emb(hidden, positions)
+        with matrix_vector_kernels(hidden):
+            slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
+            for i, layer in enumerate(self.layers):
+                if recorder is not None:
+                    hidden = recorder.see_states(hidden)
+                if i < len(self.readers):
+                    hidden = self.readers[i](hidden, slots, latent_index)
+                if asked is not None and layer is self.layers[-1]:
+                    hidden, weights = layer(hidden, rotary, context.of_queries(asked), asked)
+                else:
+                    hidden, weights = layer(hidden, rotary, context)
+                if recorder is not None and weights is not None:
+                    recorder.see_weights(context.square(weights))
+            hidden = self.norm(hidden)
+        return hidden if recorder is None else recorder.see_states(hidden)

@@ -1,4 +1,4 @@
-"""The bundled checkpoint, as a user gets it: a copy of its folder, in a process that knows nothing of this repository."""
+"""The bundled checkpoint, as a user gets it: a copy of its folder, in a process that does not know this repository."""
 
 import json
 import os
@@ -72,11 +72,5 @@ def test_it_writes_text_and_not_a_run_of_one_byte(written):
         assert len(set(ids[-NEW_BYTES:])) > 5
 
 
-def test_the_weights_are_small_and_the_code_stands_once():
+def test_the_weights_are_small():
     assert sum(f.stat().st_size for f in FOLDER.glob("*.safetensors")) <= 20_000_000
-    code = list(FOLDER.glob("*.py"))
-    assert code
-    for file in code:
-        assert file.is_symlink()
-        assert file.resolve().parent.name == "modeling_fblt"
-        assert not Path(os.readlink(file)).is_absolute()
