@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from fblt.conversion.export_blt import export
 from fblt.conversion.folder import write_folder
-from fblt.conversion.layouts import empty_model, shapes_of
+from fblt.conversion.open_checkpoint import empty_model, shapes_of
 from fblt.conversion.writing import Entry, write_safetensors
 
 from modeling_fblt import FBLTConfig

@@ -7,9 +7,9 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from fblt.conversion.keys import TRANSFORMERS, links
-from fblt.conversion.layouts import hash_tables, last_pooling, shapes_of
+from fblt.conversion.open_checkpoint import hash_tables, last_pooling, shapes_of
 from fblt.conversion.transformers_config import export_transformers
+from fblt.conversion.weight_names import TRANSFORMERS, links
 from transformers import BltForCausalLM
 
 from .random_models import without_initialization

@@ -16,9 +16,9 @@ import torch
 
 from .command import refusing
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
-from .layouts import FBLT, SCHEMES, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
 from .mapping import plan_import
-from .sources import SourceError
+from .open_checkpoint import FBLT, SCHEMES, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
+from .tensor_readers import ReadingError
 from .writing import appearing, parse_size, write_safetensors
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -46,11 +46,11 @@ def convert(
     size = parse_size(max_shard_size)
     checkpoint = open_checkpoint(fetch(source), fetch(entropy) if entropy else None, entropy_window)
     if checkpoint.layout == FBLT:
-        raise SourceError(f"{source}: is an FBLT already")
+        raise ReadingError(f"{source}: is an FBLT already")
     model = empty_model(checkpoint.config)
     shapes = shapes_of(model)
     table = checkpoint.links(shapes)
-    plan = plan_import(checkpoint.source, table, shapes, SCHEMES[checkpoint.layout], dtype, checkpoint.ignored)
+    plan = plan_import(checkpoint.tensors, table, shapes, SCHEMES[checkpoint.layout], dtype, checkpoint.ignored)
     provenance = Provenance(source, checkpoint.layout, licence_of(checkpoint.folder), notes=checkpoint.notes)
     provenance.checks.append(
         f"{sum(len(link.keys) for link in table)} tensors of the source fill all {len(plan.entries)} of the model; "

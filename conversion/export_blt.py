@@ -17,8 +17,9 @@ from modeling_fblt.tokenization_fblt import build_tokenizer
 
 from .command import refusing
 from .folder import copy_licences
-from .keys import ENTROPY_PREFIX, links
-from .layouts import (
+from .mapping import Plan, plan_export
+from .meta_config import export_meta
+from .open_checkpoint import (
     FBLT,
     SCHEMES,
     TRAINING,
@@ -30,10 +31,9 @@ from .layouts import (
     open_checkpoint,
     shapes_of,
 )
-from .mapping import Plan, plan_export
-from .meta_config import export_meta
-from .sources import PICKLE, SourceError
+from .tensor_readers import PICKLE, ReadingError
 from .transformers_config import export_transformers
+from .weight_names import ENTROPY_PREFIX, links
 from .writing import Entry, appearing, parse_size, write_pickle, write_safetensors
 
 _DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -50,11 +50,11 @@ def export(source: Path, output: Path, layout: str, max_shard_size: str = "5GB")
     size = parse_size(max_shard_size)
     checkpoint = open_checkpoint(source)
     if checkpoint.layout != FBLT:
-        raise SourceError(f"{source}: has the {checkpoint.layout} layout; give an FBLT")
+        raise ReadingError(f"{source}: has the {checkpoint.layout} layout; give an FBLT")
     config = checkpoint.config
     target = export_transformers(config) if layout == TRANSFORMERS else export_meta(config, f"the {layout} layout")
     table = links(shapes_of(empty_model(config)), SCHEMES[layout], hash_tables(config), last_pooling(config))
-    plan = plan_export(checkpoint.source, table)
+    plan = plan_export(checkpoint.tensors, table)
     with appearing(output) as folder:
         if layout == TRANSFORMERS:
             _write_transformers(folder, target, plan, size)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from modeling_fblt import FBLTForCausalLM
 
-from .keys import Shape
 from .report import Report
+from .weight_names import Shape
 
 TOLERANCE = 1e-4
 LIMIT = 8  # of the `mpl8` cases

@@ -24,10 +24,10 @@ from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 from .command import refusing
 from .config_fields import BLT_VOCABULARY, ConfigError
 from .export_blt import export
-from .layouts import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
+from .open_checkpoint import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
 from .reference import TOLERANCE, compare, parameters, patch_limit
 from .report import Report
-from .sources import SourceError, read_json
+from .tensor_readers import ReadingError, read_json
 
 REFERENCE = "reference.safetensors"
 PROMPTS = (
@@ -76,17 +76,17 @@ def _load(converted: Path) -> FBLTForCausalLM:
 
 def _compare_sizes(checkpoint: Checkpoint, converted: Path, report: Report) -> None:
     """Parameter counts, from the files alone."""
-    shapes = open_checkpoint(converted).source.shapes
+    shapes = open_checkpoint(converted).tensors.shapes
     table = checkpoint.links(shapes)
-    found = parameters(shapes) - sum(link.shape[1] for link in table if link.mask_row)
-    wanted = parameters({key: checkpoint.source.shapes[key] for link in table for key in link.keys})
+    found = parameters(shapes) - sum(link.shape[1] for link in table if link.has_mask)
+    wanted = parameters({key: checkpoint.tensors.shapes[key] for link in table for key in link.keys})
     report.add("parameters", f"{found:,} and {wanted:,} in the source", found == wanted)
 
 
 def _rounded(checkpoint: Checkpoint, converted: Path) -> str | None:
     """The converted precision where it is lower than the source's."""
     dtype = getattr(torch, str(read_json(converted / "config.json").get("dtype", "float32")))
-    highest = max(checkpoint.source.dtypes.values(), key=lambda d: d.itemsize)
+    highest = max(checkpoint.tensors.dtypes.values(), key=lambda d: d.itemsize)
     return str(dtype) if dtype.itemsize < highest.itemsize else None
 
 
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     entropy = fetch(options.entropy) if options.entropy else None
     checkpoint = open_checkpoint(fetch(options.source), entropy, options.entropy_window)
     if checkpoint.layout == FBLT:
-        raise SourceError(f"--source {options.source}: is an FBLT; give what it was made of")
+        raise ReadingError(f"--source {options.source}: is an FBLT; give what it was made of")
     prompts = PROMPTS
     if options.prompts:
         prompts = tuple(line for line in options.prompts.read_text(encoding="utf-8").splitlines() if line)

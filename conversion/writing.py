@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .keys import Shape
-from .sources import INDEX, SAFETENSORS
+from .tensor_readers import INDEX, SAFETENSORS
+from .weight_names import Shape
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_CHUNK = 1 << 22  # elements that are converted, checked and written at a time
+_SLICE = 1 << 22  # elements that are converted, checked and written at a time
 
 
 class WritingError(ValueError):
@@ -46,17 +46,17 @@ class Entry:
     def size(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
-    def chunks(self) -> Iterator[torch.Tensor]:
+    def slices(self) -> Iterator[torch.Tensor]:
         """The values in order, flat, converted and checked.
 
         Raises:
             WritingError: a value is not finite, or not in `dtype`.
         """
         for part in self.parts():
-            for chunk in part.contiguous().flatten().split(_CHUNK):
-                converted = chunk.to(self.dtype)
+            for values in part.contiguous().flatten().split(_SLICE):
+                converted = values.to(self.dtype)
                 if not torch.isfinite(converted).all():
-                    why = "holds NaN or infinity" if not torch.isfinite(chunk).all() else f"overflows {self.dtype}"
+                    why = "holds NaN or infinity" if not torch.isfinite(values).all() else f"overflows {self.dtype}"
                     raise WritingError(f"{self.key}: {why}")
                 yield converted
 
@@ -107,9 +107,9 @@ def _write_file(path: Path, entries: list[Entry], bar: tqdm) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for entry in entries:
             written = 0
-            for chunk in entry.chunks():
-                written += file.write(chunk.view(torch.uint8).numpy())
-                bar.update(chunk.nbytes)
+            for values in entry.slices():
+                written += file.write(values.view(torch.uint8).numpy())
+                bar.update(values.nbytes)
             if written != entry.size:
                 raise WritingError(f"{entry.key}: came as {written} bytes, not the {entry.size} of {list(entry.shape)}")
 
@@ -118,7 +118,7 @@ def write_pickle(path: Path, entries: list[Entry]) -> None:
     """Writes `{"model": state dict}` as Meta's training does."""
     state = {}
     for entry in tqdm(entries, unit="tensor", disable=None):
-        state[entry.key] = torch.cat(list(entry.chunks())).view(entry.shape)
+        state[entry.key] = torch.cat(list(entry.slices())).view(entry.shape)
     torch.save({"model": state}, path)
 
 

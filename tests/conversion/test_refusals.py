@@ -10,7 +10,7 @@ import torch
 from fblt.conversion.config_fields import ConfigError
 from fblt.conversion.convert_blt import convert, main
 from fblt.conversion.mapping import MappingError
-from fblt.conversion.sources import SourceError
+from fblt.conversion.tensor_readers import ReadingError
 from fblt.conversion.writing import WritingError
 from safetensors.torch import load_file, save_file
 
@@ -163,38 +163,38 @@ class Opens:
 
 def test_a_pickle_that_runs_code_is_refused(training, tmp_path):
     torch.save({"model": {"a": Opens(tmp_path / "trace")}}, training / "consolidated.pth")
-    refused(training, SourceError, "could run code")
+    refused(training, ReadingError, "could run code")
     (training / "consolidated.pth").write_bytes(pickle.dumps(Opens(tmp_path / "trace")))
-    refused(training, SourceError, "consolidated.pth")
+    refused(training, ReadingError, "consolidated.pth")
     assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.parametrize("content", [{"model": {"a": 1}}, {"model": {}}, torch.ones(2)])
 def test_a_pickle_without_tensors_is_refused(content, training):
     torch.save(content, training / "consolidated.pth")
-    refused(training, SourceError, "consolidated.pth")
+    refused(training, ReadingError, "consolidated.pth")
 
 
 @pytest.mark.parametrize("name", ["training/consolidated.pth", "hub/model.safetensors"])
 @pytest.mark.parametrize("keep", [0, 7, 5000])
 def test_truncated_files(name, keep, hub, tmp_path):
     os.truncate(tmp_path / name, keep)
-    refused(tmp_path / name.split("/")[0], SourceError, name.split("/")[1])
+    refused(tmp_path / name.split("/")[0], ReadingError, name.split("/")[1])
 
 
 @pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", 3])
 def test_an_index_that_leads_elsewhere_is_refused(place, hub, tmp_path):
     save_file({"lm_head.weight": torch.ones(2)}, tmp_path / "secret.safetensors")
     write_json(hub / "model.safetensors.index.json", {"weight_map": {"local_decoder.norm.weight": place}})
-    refused(hub, SourceError, "not a file name")
+    refused(hub, ReadingError, "not a file name")
 
 
 def test_shards_must_be_there_and_hold_what_is_promised(hub):
     names = dict.fromkeys(load_file(hub / "model.safetensors"), "model.safetensors")
     write_json(hub / "model.safetensors.index.json", {"weight_map": names | {"local_decoder.x": "other.safetensors"}})
-    refused(hub, SourceError, "other.safetensors: is missing")
+    refused(hub, ReadingError, "other.safetensors: is missing")
     write_json(hub / "model.safetensors.index.json", {"weight_map": names | {"local_decoder.x": "model.safetensors"}})
-    refused(hub, SourceError, "does not hold local_decoder.x")
+    refused(hub, ReadingError, "does not hold local_decoder.x")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -217,15 +217,15 @@ def test_values_that_overflow(training):
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 3}', "[" * 100_000])
 def test_configs_that_are_none(text, training):
     (training / "params.json").write_text(text)
-    refused(training, SourceError, "params.json")
+    refused(training, ReadingError, "params.json")
 
 
 def test_missing_parts(hub, tmp_path):
-    refused(tmp_path / "training", SourceError, "other", entropy="no such/place/other")
+    refused(tmp_path / "training", ReadingError, "other", entropy="no such/place/other")
     (hub / "entropy").rename(tmp_path / "elsewhere")
-    refused(hub, SourceError, "--entropy")
+    refused(hub, ReadingError, "--entropy")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", SourceError, "no layout")
+    refused(tmp_path / "empty", ReadingError, "no layout")
 
 
 def test_an_existing_output_is_kept(training, tmp_path, capsys):

@@ -14,7 +14,7 @@ from modeling_fblt.configuration_fblt import FBLTConfig
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
 from .checkpoints import entropy_state, meta_state, random_ids, write_training, write_transformers
-from .test_layouts import HF_SHAPES, META_SHAPES
+from .test_open_checkpoint import HF_SHAPES, META_SHAPES
 
 NETWORK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
