@@ -1,7 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Runs a checkpoint and its conversion side by side and prints what differs.
 
-    python -m conversion.validate --source BLT --converted FBLT [--prompts FILE] [--reference FILE]
+    fblt validate-blt --source BLT --converted FBLT [--prompts FILE] [--reference FILE]
 
 What is compared with: outputs of Meta's code, where the source has a `reference.safetensors`; else transformers'
 `BltForCausalLM` (`use_cache=False`), which loads the source itself or, for Meta's layouts, the conversion exported to
@@ -9,19 +9,18 @@ its layout. Both sides compute in float32 from the converted precision and witho
 transformers' BLT loses a boundary. Prompts hold no `</s>`, over which it goes on attending.
 """
 
-import argparse
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import torch
 from transformers import BltForCausalLM
 
+from fblt.commands import Command
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 
-from .command import refusing
 from .config_fields import BLT_VOCABULARY, ConfigError
 from .export_blt import export
 from .open_checkpoint import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
@@ -155,29 +154,37 @@ def _compare_prompt(model: FBLTForCausalLM, expected: Expectation, report: Repor
     report.add(f"{label} greedy text", f"{int(agree.sum())} of {NEW_BYTES} bytes equal", bool(agree.all()))
 
 
-@refusing
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
-    parser.add_argument("--converted", required=True, type=Path, help="the FBLT folder made of it")
-    parser.add_argument("--entropy", help="as given to convert_blt")
-    parser.add_argument("--entropy-window", type=int, help="as given to convert_blt")
-    parser.add_argument("--prompts", type=Path, help="text file, a prompt a line")
-    parser.add_argument(
-        "--reference", type=Path, help="outputs of Meta's code (default: the source's reference.safetensors)"
-    )
-    options = parser.parse_args(arguments)
-    entropy = fetch(options.entropy) if options.entropy else None
-    checkpoint = open_checkpoint(fetch(options.source), entropy, options.entropy_window)
+@click.command(cls=Command)
+@click.option("--source", required=True, help="Folder or Hub repository of a BLT.")
+@click.option("--converted", required=True, type=click.Path(path_type=Path), help="The FBLT folder made of it.")
+@click.option("--entropy", help="As given to `convert`.")
+@click.option("--entropy-window", type=click.IntRange(min=1), help="As given to `convert`.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="Text file, a prompt a line.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="Outputs of Meta's code.  [default: the source's reference.safetensors]",
+)
+def main(
+    source: str,
+    converted: Path,
+    entropy: str | None,
+    entropy_window: int | None,
+    prompts: Path | None,
+    reference: Path | None,
+) -> None:
+    """Compare a converted FBLT with the BLT it was made of."""
+    checkpoint = open_checkpoint(fetch(source), fetch(entropy) if entropy else None, entropy_window)
     if checkpoint.layout == FBLT:
-        raise ReadingError(f"--source {options.source}: is an FBLT; give what it was made of")
-    prompts = PROMPTS
-    if options.prompts:
-        prompts = tuple(line for line in options.prompts.read_text(encoding="utf-8").splitlines() if line)
-    report = validate(checkpoint, options.converted, prompts, options.reference)
+        raise ReadingError(f"--source {source}: is an FBLT; give what it was made of")
+    texts = PROMPTS
+    if prompts is not None:
+        texts = tuple(line for line in prompts.read_text(encoding="utf-8").splitlines() if line)
+    report = validate(checkpoint, converted, texts, reference)
     print(report.table())
-    return 0 if report.passed else 1
+    if not report.passed:
+        raise click.exceptions.Exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

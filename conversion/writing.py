@@ -1,14 +1,10 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""Writing checkpoints tensor by tensor, into a folder that appears only when it is complete."""
+"""Writing checkpoints tensor by tensor."""
 
 import json
-import os
 import re
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -120,25 +116,3 @@ def write_pickle(path: Path, entries: list[Entry]) -> None:
     for entry in tqdm(entries, unit="tensor", disable=None):
         state[entry.key] = torch.cat(list(entry.slices())).view(entry.shape)
     torch.save({"model": state}, path)
-
-
-@contextmanager
-def appearing(output: Path) -> Iterator[Path]:
-    """A folder to fill; it takes its place when the block ends, and vanishes if the block fails.
-
-    Raises:
-        WritingError: `output` exists and is not an empty folder.
-    """
-    if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
-        raise WritingError(f"--output {output}: exists; give a folder that does not")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        yield scratch
-        for file in scratch.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)
-        scratch.chmod(0o755)
-        os.replace(scratch, output)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise

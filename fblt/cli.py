@@ -6,6 +6,13 @@ from . import __version__
 from .commands import LazyGroup
 
 COMMANDS = {
+    "convert": ("fblt.conversion.convert_blt:main", "Make an FBLT of a BLT, in whichever layout it comes."),
+    "validate-blt": ("fblt.conversion.validate:main", "Compare a converted FBLT with the BLT it was made of."),
+    "export-blt": ("fblt.conversion.export_blt:main", "Write an FBLT as a BLT, in Meta's layouts or transformers'."),
+    "add-diffusion": (
+        "fblt.conversion.add_diffusion:main",
+        "Prepare an FBLT without blocks for fine-tuning with the block loss.",
+    ),
     "train": ("fblt.training.train:main", "Train, continue or fine-tune from a recipe; resumes with the same command."),
 }
 

@@ -14,6 +14,8 @@ class Command(click.Command):
     def invoke(self, context: click.Context):
         try:
             return super().invoke(context)
+        except BrokenPipeError:  # the reader of a pipe has seen enough: no refusal, and click ends quietly
+            raise
         except REFUSALS as error:
             raise click.ClickException(str(error)) from error
 

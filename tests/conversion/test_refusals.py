@@ -14,7 +14,7 @@ from fblt.conversion.tensor_readers import ReadingError
 from fblt.conversion.writing import WritingError
 from safetensors.torch import load_file, save_file
 
-from .checkpoints import ENTROPY, MODEL, PATCHING, write_hub, write_json, write_training, write_transformers
+from .checkpoints import ENTROPY, MODEL, PATCHING, run, write_hub, write_json, write_training, write_transformers
 
 
 @pytest.fixture
@@ -228,19 +228,19 @@ def test_missing_parts(hub, tmp_path):
     refused(tmp_path / "empty", ReadingError, "no layout")
 
 
-def test_an_existing_output_is_kept(training, tmp_path, capsys):
+def test_an_existing_output_is_kept(training, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
-    assert main(["--source", str(training), "--output", str(tmp_path / "out"), "--no-validate"]) == 1
-    assert "exists" in capsys.readouterr().err
+    result = run(main, ["--source", str(training), "--output", str(tmp_path / "out"), "--no-validate"])
+    assert result.exit_code == 1 and "exists" in result.stderr
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_a_failed_validation_writes_nothing(tmp_path, capsys, monkeypatch):
+def test_a_failed_validation_writes_nothing(tmp_path, monkeypatch):
     write_transformers(tmp_path / "source")
     monkeypatch.setattr("fblt.conversion.validate.TOLERANCE", 0.0)
-    assert main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")]) == 1
-    assert "does not reproduce" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    result = run(main, ["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "does not reproduce" in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_the_licence_is_passed_on_and_none_claimed(training, tmp_path):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from modeling_fblt.configuration_fblt import FBLTConfig
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
-from .checkpoints import entropy_state, meta_state, random_ids, write_training, write_transformers
+from .checkpoints import entropy_state, meta_state, random_ids, run, write_training, write_transformers
 from .test_open_checkpoint import HF_SHAPES, META_SHAPES
 
 NETWORK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -81,12 +81,13 @@ def test_transformers_and_back(shape, tmp_path):
         assert same(source, back)
 
 
-def test_a_trained_model_leaves_its_blocks_behind(tmp_path, capsys):
+def test_a_trained_model_leaves_its_blocks_behind(tmp_path):
     model = FBLTForCausalLM(small_config(block_size=4, isolate_documents=True)).eval()
     model.save_pretrained(tmp_path / "fblt")
     arguments = ["--source", str(tmp_path / "fblt"), "--output", str(tmp_path / "blt"), "--layout", "meta"]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
+    result = run(main, arguments)
+    said = result.stdout
+    assert result.exit_code == 0
     assert "embed_tokens" in said and "blocks of 4 bytes" in said and "</s>" in said
     convert(str(tmp_path / "blt"), tmp_path / "again", validate=False)
     again, ids = FBLTForCausalLM.from_pretrained(tmp_path / "again").eval(), random_ids(30)
