@@ -21,6 +21,8 @@ from .folder import Provenance, copy_licences, licence_of, write_card, write_fol
 from .mapping import plan_import
 from .open_checkpoint import FBLT, SCHEMES, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
 from .tensor_readers import ReadingError
+from .validate import ValidationError
+from .validate import validate as compare_with_source
 from .writing import parse_size, write_safetensors
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -73,9 +75,7 @@ def convert(
 
 
 def _validated(checkpoint: Checkpoint, folder: Path) -> list[str]:
-    from .validate import ValidationError, validate
-
-    report = validate(checkpoint, folder)
+    report = compare_with_source(checkpoint, folder)
     print(report.table(), file=sys.stderr)
     if not report.passed:
         raise ValidationError(

@@ -4,12 +4,11 @@
     fblt validate-blt --source BLT --converted FBLT [--prompts FILE] [--reference FILE]
 
 What is compared with: outputs of Meta's code, where the source has a `reference.safetensors`; else transformers'
-`BltForCausalLM` (`use_cache=False`), which loads the source itself or, for Meta's layouts, the conversion exported to
-its layout. Both sides compute in float32 from the converted precision and without `max_patch_length`, with which
+`BltForCausalLM` (`use_cache=False`). It loads the source itself or, for Meta's layouts, shares the weights of the
+converted model. Both sides compute in float32 from the converted precision and without `max_patch_length`, with which
 transformers' BLT loses a boundary. Prompts hold no `</s>`, over which it goes on attending.
 """
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,11 @@ from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 
 from .config_fields import BLT_VOCABULARY, ConfigError
-from .export_blt import export
 from .open_checkpoint import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
 from .reference import TOLERANCE, compare, parameters, patch_limit
 from .report import Report
-from .tensor_readers import ReadingError, read_json
+from .tensor_readers import ReadingError
+from .transformers_model import blt_of
 
 REFERENCE = "reference.safetensors"
 PROMPTS = (
@@ -47,22 +46,29 @@ def validate(
 ) -> Report:
     """Compares an opened source with the FBLT folder made of it."""
     report = Report()
-    _compare_sizes(checkpoint, converted, report)
+    written = open_checkpoint(converted)
+    if written.layout != FBLT:
+        raise ReadingError(f"{converted}: has the {written.layout} layout; give the FBLT made of {checkpoint.folder}")
+    _compare_sizes(checkpoint, written, report)
     if reference is None and (checkpoint.folder / REFERENCE).is_file():
         reference = checkpoint.folder / REFERENCE
-    rounded = _rounded(checkpoint, converted)
-    if reference is not None and not rounded:
+    rounded = _rounded(checkpoint, written)
+    if reference is not None and rounded is None:
         report.lines += compare(_load(converted), reference).lines
         return report
     if reference is not None:
         report.add("reference", f"left out: it is of float32 weights, and these are {rounded}", None)
-    try:
+    if checkpoint.layout == TRANSFORMERS:
         # One model at a time: both together may not fit into memory.
-        expected = _expectations(checkpoint, converted, prompts, rounded)
-    except ConfigError as error:
-        report.add("transformers' BLT", f"cannot run this model: {error}", None)
-        return report
-    model = _load(converted)
+        expected = _expectations(_source_model(checkpoint, rounded), prompts)
+        model = _load(converted)
+    else:
+        model = _load(converted)
+        try:
+            expected = _expectations(blt_of(model), prompts)
+        except ConfigError as error:
+            report.add("transformers' BLT", f"cannot run this model: {error}", None)
+            return report
     with patch_limit(model, None):
         for expectation in expected:
             _compare_prompt(model, expectation, report)
@@ -73,31 +79,25 @@ def _load(converted: Path) -> FBLTForCausalLM:
     return FBLTForCausalLM.from_pretrained(converted, dtype=torch.float32).eval()
 
 
-def _compare_sizes(checkpoint: Checkpoint, converted: Path, report: Report) -> None:
+def _compare_sizes(checkpoint: Checkpoint, written: Checkpoint, report: Report) -> None:
     """Parameter counts, from the files alone."""
-    shapes = open_checkpoint(converted).tensors.shapes
+    shapes = written.tensors.shapes
     table = checkpoint.links(shapes)
     found = parameters(shapes) - sum(link.shape[1] for link in table if link.has_mask)
     wanted = parameters({key: checkpoint.tensors.shapes[key] for link in table for key in link.keys})
     report.add("parameters", f"{found:,} and {wanted:,} in the source", found == wanted)
 
 
-def _rounded(checkpoint: Checkpoint, converted: Path) -> str | None:
+def _rounded(checkpoint: Checkpoint, written: Checkpoint) -> torch.dtype | None:
     """The converted precision where it is lower than the source's."""
-    dtype = getattr(torch, str(read_json(converted / "config.json").get("dtype", "float32")))
+    dtype = written.tensors.dtypes["lm_head.weight"]
     highest = max(checkpoint.tensors.dtypes.values(), key=lambda d: d.itemsize)
-    return str(dtype) if dtype.itemsize < highest.itemsize else None
+    return dtype if dtype.itemsize < highest.itemsize else None
 
 
-def _oracle(checkpoint: Checkpoint, converted: Path, scratch: Path, rounded: str | None) -> BltForCausalLM:
-    folder = checkpoint.folder
-    if checkpoint.layout != TRANSFORMERS:
-        folder = scratch / "exported"
-        export(converted, folder, TRANSFORMERS)
-    dtype = torch.float32 if rounded is None else getattr(torch, rounded.removeprefix("torch."))
-    oracle = BltForCausalLM.from_pretrained(folder, dtype=dtype).float().eval()
-    oracle.config.max_patch_length = None
-    return oracle
+def _source_model(checkpoint: Checkpoint, rounded: torch.dtype | None) -> BltForCausalLM:
+    """transformers' own model of a source in its layout, rounded as the conversion is."""
+    return BltForCausalLM.from_pretrained(checkpoint.folder, dtype=rounded or torch.float32).float().eval()
 
 
 @dataclass
@@ -120,12 +120,9 @@ class Expectation:
 
 
 @torch.no_grad()
-def _expectations(
-    checkpoint: Checkpoint, converted: Path, prompts: tuple[str, ...], rounded: str | None
-) -> list[Expectation]:
-    with tempfile.TemporaryDirectory() as scratch:
-        oracle = _oracle(checkpoint, converted, Path(scratch), rounded)
-        return [_expect(oracle, prompt) for prompt in prompts]
+def _expectations(oracle: BltForCausalLM, prompts: tuple[str, ...]) -> list[Expectation]:
+    oracle.config.max_patch_length = None
+    return [_expect(oracle, prompt) for prompt in prompts]
 
 
 def _expect(oracle: BltForCausalLM, prompt: str) -> Expectation:
