@@ -8,7 +8,7 @@ import sys
 import pytest
 from fblt.conversion.convert_blt import convert
 
-from modeling_fblt import FBLTForCausalLM
+from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 from .checkpoints import write_training
 
@@ -42,7 +42,7 @@ def test_every_auto_class_loads_it_in_a_fresh_process(converted, tmp_path):
 
 
 def test_it_is_what_save_pretrained_writes(converted, tmp_path):
-    FBLTForCausalLM.from_pretrained(converted).save_pretrained(tmp_path / "saved")
+    FBLTForCausalLM(FBLTConfig.from_pretrained(converted)).save_pretrained(tmp_path / "saved")
     files = [{file.name for file in folder.iterdir()} for folder in (converted, tmp_path / "saved")]
     assert files[0] - files[1] == {"README.md"} and not files[1] - files[0]
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
