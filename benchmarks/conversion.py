@@ -89,7 +89,7 @@ def main() -> None:
         for layout in options.layouts:
             export(root / "fblt", root / "source", layout, "1GB")
             size = size_of(root / "source")
-            command = ["-m", "conversion.convert_blt", "--no-validate", "--max-shard-size", "1GB"]
+            command = ["-m", "fblt.conversion.convert_blt", "--no-validate", "--max-shard-size", "1GB"]
             peak, seconds = measure([*command, "--source", str(root / "source"), "--output", str(root / "converted")])
             run = {"layout": layout, "bytes": size, "peak_bytes": peak, "ratio": peak / size, "seconds": seconds}
             results["runs"].append(run)
