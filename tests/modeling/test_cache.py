@@ -16,6 +16,8 @@ from modeling_fblt.rows_fblt import PIECE, pieces
 from modeling_fblt.steps_fblt import Block, draft_block, draft_byte, feed
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
+pytestmark = pytest.mark.contract
+
 CLOSE = {"atol": 1e-9, "rtol": 0}
 LENGTH = 40
 VARIANTS = {
