@@ -22,7 +22,7 @@ from modeling_fblt.configuration_fblt import DECODER_INPUTS, MASK_ID
 from .config_fields import ConfigError
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
 from .open_checkpoint import FBLT, empty_model, fetch, open_checkpoint, shapes_of
-from .tensor_readers import ReadingError, TensorReader
+from .tensor_readers import ReadingError, TensorReader, check_float
 from .writing import Entry, parse_size, write_safetensors
 
 TABLE = "model.decoder.embed_tokens.weight"
@@ -87,6 +87,7 @@ def add_diffusion(
             raise ReadingError(
                 f"{source}: {origin} has shape {tensors.shapes.get(origin)}, the model needs {list(shape)} for {key}"
             )
+        check_float(origin, tensors.dtypes[origin], key)
         parts = _table(tensors, origin, init) if key == TABLE else _whole(tensors, key)
         entries.append(Entry(key, shape, tensors.dtypes[origin], parts))
     before = checkpoint.config.decoder_config.input

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .tensor_readers import TensorReader
+from .tensor_readers import TensorReader, check_float
 from .weight_names import IGNORED, WITHOUT_COUNTERPART, Link, Shape
 from .writing import Entry
 
@@ -66,6 +66,7 @@ def plan_import(
 
     Raises:
         MappingError: a key is missing or left over, or a shape does not fit; the message names key and shapes.
+        ReadingError: a weight is of no plain floating-point type.
     """
     used: set[str] = set()
     for link in table:
@@ -73,6 +74,7 @@ def plan_import(
             if key not in tensors.shapes:
                 raise MappingError(f"{key}: is missing; {link.fblt} {list(link.shape)} is to be filled from it")
             _fits(key, tensors.shapes[key], link.part_shape, link.fblt)
+            check_float(key, tensors.dtypes[key], link.fblt)
             used.add(key)
     left = set(shapes) - {link.fblt for link in table}
     if left:
@@ -101,6 +103,7 @@ def plan_export(tensors: TensorReader, table: list[Link]) -> Plan:
         if link.fblt not in tensors.shapes:
             raise MappingError(f"{link.fblt}: is missing; {', '.join(link.keys)} is to be filled from it")
         _fits(link.fblt, tensors.shapes[link.fblt], link.shape, "the model")
+        check_float(link.fblt, tensors.dtypes[link.fblt], "a BLT")
         rows = link.part_shape[0]
         for i, key in enumerate(link.keys):
             entries.append(Entry(key, link.part_shape, tensors.dtypes[link.fblt], _cut(tensors, link.fblt, i, rows)))

@@ -13,16 +13,39 @@ from .weight_names import Shape
 
 SAFETENSORS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "consolidated.pth"
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
+# The types that weights of the model may have, by their names in safetensors.
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Those of other tensors, which a checkpoint may hold as long as the model needs none of them.
+_OTHERS = {
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
+_DTYPES = FLOATS | _OTHERS
 
 
 class ReadingError(ValueError):
     """A checkpoint that cannot be read; the message says which file and why."""
+
+
+def check_float(key: str, dtype: torch.dtype, purpose: str) -> None:
+    """Refuses a weight whose values are no plain floats: integers, quantised, 8-bit or complex numbers.
+
+    Raises:
+        ReadingError: names the key, its type and the remedy.
+    """
+    if dtype not in FLOATS.values():
+        known = ", ".join(str(known).removeprefix("torch.") for known in FLOATS.values())
+        raise ReadingError(
+            f"{key}: is of type {str(dtype).removeprefix('torch.')}, but {purpose} needs one of {known}: "
+            "give the checkpoint that it was quantised or cast from"
+        )
 
 
 class TensorReader(Protocol):

@@ -91,8 +91,9 @@ def _compare_sizes(checkpoint: Checkpoint, written: Checkpoint, report: Report) 
 def _rounded(checkpoint: Checkpoint, written: Checkpoint) -> torch.dtype | None:
     """The converted precision where it is lower than the source's."""
     dtype = written.tensors.dtypes["lm_head.weight"]
-    highest = max(checkpoint.tensors.dtypes.values(), key=lambda d: d.itemsize)
-    return dtype if dtype.itemsize < highest.itemsize else None
+    used = [key for link in checkpoint.links(written.tensors.shapes) for key in link.keys]
+    highest = max(checkpoint.tensors.dtypes[key].itemsize for key in used)
+    return dtype if dtype.itemsize < highest else None
 
 
 def _source_model(checkpoint: Checkpoint, rounded: torch.dtype | None) -> BltForCausalLM:

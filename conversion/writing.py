@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .tensor_readers import INDEX, SAFETENSORS
+from .tensor_readers import FLOATS, INDEX, SAFETENSORS
 from .weight_names import Shape
 
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NAMES = {dtype: name for name, dtype in FLOATS.items()}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SLICE = 1 << 22  # elements that are converted, checked and written at a time
 
@@ -42,12 +42,18 @@ class Entry:
     def size(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
+    def check_type(self) -> None:
+        """Refuses, before anything is written, a type that this module does not write."""
+        if self.dtype not in _NAMES:
+            raise WritingError(f"{self.key}: cannot be written as {self.dtype}; expected one of {list(_NAMES)}")
+
     def slices(self) -> Iterator[torch.Tensor]:
         """The values in order, flat, converted and checked.
 
         Raises:
-            WritingError: a value is not finite, or not in `dtype`.
+            WritingError: the type is no plain float, or a value is not finite or not in `dtype`.
         """
+        self.check_type()
         for part in self.parts():
             for values in part.contiguous().flatten().split(_SLICE):
                 converted = values.to(self.dtype)
@@ -74,6 +80,7 @@ def write_safetensors(folder: Path, entries: list[Entry], max_shard_size: int, p
     """
     shards: list[list[Entry]] = [[]]
     for entry in entries:
+        entry.check_type()
         if shards[-1] and sum(e.size for e in shards[-1]) + entry.size > max_shard_size:
             shards.append([])
         shards[-1].append(entry)
@@ -112,6 +119,8 @@ def _write_file(path: Path, entries: list[Entry], bar: tqdm) -> None:
 
 def write_pickle(path: Path, entries: list[Entry]) -> None:
     """Writes `{"model": state dict}` as Meta's training does."""
+    for entry in entries:
+        entry.check_type()
     state = {}
     for entry in tqdm(entries, unit="tensor", disable=None):
         state[entry.key] = torch.cat(list(entry.slices())).view(entry.shape)

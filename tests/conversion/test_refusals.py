@@ -10,8 +10,10 @@ import torch
 from fblt.conversion.config_fields import ConfigError
 from fblt.conversion.convert_blt import convert, main
 from fblt.conversion.mapping import MappingError
+from fblt.conversion.open_checkpoint import open_checkpoint
 from fblt.conversion.tensor_readers import ReadingError
-from fblt.conversion.writing import WritingError
+from fblt.conversion.validate import _rounded
+from fblt.conversion.writing import Entry, WritingError, write_pickle, write_safetensors
 from safetensors.torch import load_file, save_file
 
 from .checkpoints import ENTROPY, MODEL, PATCHING, run, write_hub, write_json, write_training, write_transformers
@@ -68,6 +70,62 @@ def test_a_wrong_shape_is_named_with_both(training):
 def test_left_out_keys_are_told_with_a_reason(training, tmp_path):
     checks = convert(str(training), tmp_path / "out", validate=False).checks
     assert any("2 tensors" in line and "rotary" in line for line in checks)
+
+
+# --- types ---
+
+WHAT_IS_NO_FLOAT = {
+    "int64": lambda weight: weight.to(torch.int64),
+    "int8": lambda weight: weight.to(torch.int8),
+    "bool": lambda weight: weight > 0,
+    "float8_e4m3fn": lambda weight: weight.to(torch.float8_e4m3fn),
+    "float8_e5m2": lambda weight: weight.to(torch.float8_e5m2),
+    "complex64": lambda weight: weight.to(torch.complex64),
+    "qint8": lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", WHAT_IS_NO_FLOAT)
+def test_a_pickled_weight_that_is_no_float_is_named(name, dtype, training):
+    key = "global_transformer.layers.1.attention.wk.weight"
+    change_state(training / "consolidated.pth", lambda state: state.update({key: WHAT_IS_NO_FLOAT[name](state[key])}))
+    message = refused(training, ReadingError, f"{key}: is of type {name}", dtype=dtype)
+    assert "float32" in message and "k_proj" in message
+
+
+@pytest.mark.parametrize("name", ["int64", "float8_e4m3fn", "bool"])
+def test_a_weight_in_safetensors_that_is_no_float_is_named(name, hub):
+    state = load_file(hub / "model.safetensors")
+    state["local_decoder.output.weight"] = WHAT_IS_NO_FLOAT[name](state["local_decoder.output.weight"])
+    save_file(state, hub / "model.safetensors")
+    refused(hub, ReadingError, f"local_decoder.output.weight: is of type {name}")
+
+
+def test_what_the_model_does_not_need_may_be_of_any_type(training, tmp_path):
+    angles = {"local_encoder.rope.freqs_cis": torch.zeros(4, 2, dtype=torch.complex64)}
+    change_state(training / "consolidated.pth", lambda state: state.update(angles))
+    convert(str(training), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "greedy text" in card and "16 of 16 bytes equal" in card
+
+
+def test_the_precision_is_that_of_the_weights_alone(training, tmp_path):
+    angles = {"local_encoder.rope.freqs_cis": torch.zeros(4, 2, dtype=torch.complex64)}
+    change_state(training / "consolidated.pth", lambda state: state.update(angles))
+    convert(str(training), tmp_path / "out", validate=False)
+    convert(str(training), tmp_path / "half", dtype=torch.float16, validate=False)
+    rounded = [_rounded(open_checkpoint(training), open_checkpoint(tmp_path / name)) for name in ("out", "half")]
+    assert rounded == [None, torch.float16]
+
+
+@pytest.mark.parametrize("write", [write_pickle, lambda path, entries: write_safetensors(path, entries, 10**6)])
+def test_a_type_that_is_not_written_is_refused_before_anything_is(write, tmp_path):
+    values = {"good": torch.ones(2), "bad": torch.ones(2, dtype=torch.int64)}
+    entries = [Entry(key, (2,), value.dtype, lambda value=value: [value]) for key, value in values.items()]
+    with pytest.raises(WritingError, match="bad: cannot be written as torch.int64"):
+        write(tmp_path, entries)
+    assert not list(tmp_path.iterdir())
 
 
 # --- configs ---

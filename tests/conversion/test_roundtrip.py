@@ -8,7 +8,8 @@ import torch
 from fblt.conversion.config_fields import ConfigError
 from fblt.conversion.convert_blt import convert
 from fblt.conversion.export_blt import export, main
-from safetensors.torch import load_file
+from fblt.conversion.tensor_readers import ReadingError
+from safetensors.torch import load_file, save_file
 
 from modeling_fblt.configuration_fblt import FBLTConfig
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
@@ -113,4 +114,14 @@ def test_what_a_layout_cannot_express_is_refused_by_name(layout, field, changes,
     FBLTForCausalLM(small_config(**changes)).save_pretrained(tmp_path / "fblt")
     with pytest.raises(ConfigError, match=field.replace(".", r"\.")):
         export(tmp_path / "fblt", tmp_path / "out", layout)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_that_is_no_float_is_not_exported(tmp_path):
+    FBLTForCausalLM(small_config()).save_pretrained(tmp_path / "fblt")
+    weights = load_file(tmp_path / "fblt" / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].to(torch.float8_e4m3fn)
+    save_file(weights, tmp_path / "fblt" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ReadingError, match="lm_head.weight: is of type float8_e4m3fn"):
+        export(tmp_path / "fblt", tmp_path / "out", "training")
     assert not (tmp_path / "out").exists()
