@@ -3,8 +3,8 @@
     fblt patch checkpoints/fblt-demo "She had been expecting her sister"
 
 A line of the output is a patch: its length in bytes, the entropy of the patcher before its first byte, in nats, and the
-text. The first byte of a text has no entropy before it. Bytes that are no text of their own, such as half a character,
-are shown as `\\xe4`.
+text. Where the model patches without entropies, `-` stands for them. Bytes that are no text of their own, such as half
+a character, are shown as `\\xe4`; newlines and tabs are shown as `\\n` and `\\t`.
 """
 
 import click
