@@ -19,6 +19,7 @@ from fblt.training.evaluation_writing import equality, write
 from fblt.training.metrics import share
 from rich.console import Console
 
+from examples.demo import PROMPTS
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 
@@ -40,7 +41,6 @@ from .harness import (
 from .metrics import COMPONENTS, component_parameters, traffic_gb
 from .plots import bars
 from .profiling import profile_generation
-from .prompts import PROMPTS
 from .transformers_blt import transformers_twin
 from .variants import VARIANTS, build_variant
 

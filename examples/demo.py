@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the script also runs without the repository being installed
 
 from fblt.benchmarks.metrics import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb  # noqa: E402
-from fblt.benchmarks.prompts import PROMPTS  # noqa: E402
 from fblt.training.data_text import spaces_to_tabs  # noqa: E402
 
 from examples.display import PlainDisplay, RichDisplay, Several, recording_console  # noqa: E402
@@ -34,6 +33,12 @@ DECODINGS = {
 }
 NEED_BLOCKS = ("blt-d", "blt-dv")
 VERIFIED = ("blt-s", "blt-dv")
+# As in the training data, indents are tabs.
+PROMPTS = (
+    'def read_lines(path, encoding="utf-8"):\n\t"""Return the lines of a file',
+    "4 And it came to pass, when the king heard these words, that he",
+    "She had been expecting her sister all the morning, and",
+)
 WARM_UP_BYTES = 16
 
 
