@@ -1,5 +1,5 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""From a checkpoint's keys to tensors to write, after checking that everything has its place and fits."""
+"""Plans of what to write: each tensor with what it is read from, once every key and shape has been checked."""
 
 import re
 from collections.abc import Iterator

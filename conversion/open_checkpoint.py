@@ -89,7 +89,7 @@ def fetch(source: str) -> Path:
 
 
 def open_checkpoint(folder: Path, entropy: Path | None = None, entropy_window: int | None = None) -> Checkpoint:
-    """finds the layout, reads the configs and lists the tensors.
+    """Finds the layout, reads the configs and lists the tensors.
 
     Args:
         folder: the checkpoint.

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -74,8 +73,8 @@ def installed(wheel, tmp_path_factory) -> Path:
         scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder.parent
     ).strip()
     # A path in a .pth file is searched, but .pth files that lie there are not read: those of an editable install.
-    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (Path(site) / "dependencies.pth").write_text("".join(f"{path}\n" for path in sorted(paths)))
+    paths = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (Path(site) / "dependencies.pth").write_text("".join(f"{path}\n" for path in paths))
     command = [sys.executable, "-m", "pip", "--python", scripts / "python", "install", "--quiet", "--no-deps"]
     call(*command, "--no-index", wheel, cwd=folder.parent)
     return scripts
