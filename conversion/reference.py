@@ -1,7 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Comparing a model with a `reference.safetensors` written by Meta's code.
 
-Tensors of a case: `tokens` `[B, N]`, `entropies` `[B, N]`, `logits` `[B, N, 260]`, and `patch_lengths` `[B, P]` with the
+Tensors of a case: `tokens` `[B, N]`, `entropies` `[B, N]`, `logits` `[B, N, 260]`, `patch_lengths` `[B, P]` with the
 next position included. `mpl8.*` was computed with `max_patch_length` 8, `w512.entropies` with an entropy window of 512.
 The rows of a batch influence each other in Meta's code: only what it computed for each row alone (`row_*`) is compared.
 `gen.*` is greedy text that does not stop.
