@@ -1,5 +1,6 @@
 # make demo [PROMPT="..."] [ARGS="..."]   watch the bundled checkpoint write, then see what it saved
-# make test [ARGS="..."]                  lint, then every test
+# make test [ARGS="..."]                  lint, every test, and `make contract`; with ARGS the tests they choose alone
+# make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format
 # make clean                              remove the virtual environment and everything built
 #
@@ -8,6 +9,9 @@
 PYTHON ?= python3
 VENV := .venv
 WORKERS ?= 2
+# The oldest transformers that setup.cfg allows. constraints.txt pins the newest, and everything else for both.
+OLDEST := 5.23.0
+OLDEST_VENV := $(VENV)-$(OLDEST)
 ARGS ?=
 
 # The text is taken as it stands, dollar signs included, and reaches the script through the environment, so that
@@ -17,7 +21,7 @@ override export PROMPT := $(value PROMPT)
 PROMPT_OPTION := $(if $(value PROMPT),--prompt="$$PROMPT")
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo test contract lint clean
 .NOTPARALLEL:
 
 demo: export HF_HUB_OFFLINE := 1
@@ -25,21 +29,25 @@ demo: $(VENV)/.installed-bench
 	$(VENV)/bin/python examples/demo.py $(PROMPT_OPTION) $(ARGS)
 
 # Each worker runs torch on one thread: several threads per worker only compete for the cores.
-test: export HF_HUB_OFFLINE := 1
-test: export OMP_NUM_THREADS := 1
-test: $(VENV)/.installed-test lint
+test contract: export HF_HUB_OFFLINE := 1
+test contract: export OMP_NUM_THREADS := 1
+test: $(VENV)/.installed-test $(OLDEST_VENV)/.installed lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(if $(value ARGS),,$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) -m contract)
+
+contract: $(OLDEST_VENV)/.installed
+	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) -m contract $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra of setup.cfg, written only when pip succeeded.
-$(VENV)/.installed-%: $(VENV)/.created setup.cfg pyproject.toml constraints.txt
+$(VENV)/.installed-%: $(VENV)/.created setup.cfg setup.py pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	touch $@
 
@@ -47,4 +55,13 @@ $(VENV)/.installed-%: $(VENV)/.created setup.cfg pyproject.toml constraints.txt
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "FBLT needs Python 3.11 or later: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+# The packages of $(VENV), by their path, with another transformers before them.
+$(OLDEST_VENV)/.installed: $(VENV)/.installed-test Makefile
+	$(VENV)/bin/python -m venv --clear --without-pip $(OLDEST_VENV)
+	$(VENV)/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(OLDEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
+	$(VENV)/bin/python -m pip --disable-pip-version-check --python $(OLDEST_VENV)/bin/python \
+		install --no-deps --ignore-installed transformers==$(OLDEST)
 	touch $@

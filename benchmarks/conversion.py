@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from fblt.conversion.export_blt import export
 from fblt.conversion.folder import write_folder
-from fblt.conversion.layouts import empty_model, shapes_of
+from fblt.conversion.open_checkpoint import empty_model, shapes_of
 from fblt.conversion.writing import Entry, write_safetensors
 
 from modeling_fblt import FBLTConfig
@@ -89,7 +89,7 @@ def main() -> None:
         for layout in options.layouts:
             export(root / "fblt", root / "source", layout, "1GB")
             size = size_of(root / "source")
-            command = ["-m", "conversion.convert_blt", "--no-validate", "--max-shard-size", "1GB"]
+            command = ["-m", "fblt.conversion.convert_blt", "--no-validate", "--max-shard-size", "1GB"]
             peak, seconds = measure([*command, "--source", str(root / "source"), "--output", str(root / "converted")])
             run = {"layout": layout, "bytes": size, "peak_bytes": peak, "ratio": peak / size, "seconds": seconds}
             results["runs"].append(run)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset
-from fblt.conversion.add_diffusion import mask_row
+from fblt.conversion.add_diffusion import mask_embedding
 from fblt.training.evaluation_bytes import next_byte_figures
 from fblt.training.evaluation_drafts import draft_figures
 from fblt.training.evaluation_text import (
@@ -164,7 +164,7 @@ def forgetful(options, recipe: dict, rows: Dataset, clock) -> Path:
         model = load_initial(options.model, recipe["model"])
         train(recipe, model, rows, options.forget, options.seed, clock)
         table = model.model.decoder.embed_tokens.weight.data
-        table[MASK_ID] = mask_row(table[:MASK_ID], "mean")
+        table[MASK_ID] = mask_embedding(table[:MASK_ID], "mean")
         with appearing_folder(folder) as written:
             model.save_pretrained(written)
     return folder

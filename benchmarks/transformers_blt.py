@@ -6,10 +6,7 @@ It is right with `use_cache=False` only, which recomputes everything for every b
 import copy
 from dataclasses import dataclass
 
-import torch
-from fblt.conversion.keys import TRANSFORMERS, links
-from fblt.conversion.layouts import hash_tables, last_pooling, shapes_of
-from fblt.conversion.transformers_config import export_transformers
+from fblt.conversion.transformers_model import blt_of
 from transformers import BltForCausalLM
 
 from .random_models import without_initialization
@@ -42,15 +39,8 @@ def transformers_twin(model) -> Twin:
     same = config.decoder_config.input == "encoder"
     config.decoder_config.input = "encoder"
     with without_initialization(model.dtype):
-        twin = BltForCausalLM(export_transformers(config))
-    tensors = model.state_dict()
-    shared: dict[str, torch.Tensor] = {}
-    for link in links(shapes_of(model), TRANSFORMERS, hash_tables(config), last_pooling(config)):
-        rows = link.part_shape[0]
-        for i, key in enumerate(link.keys):
-            shared[key] = tensors[link.fblt][i * rows : (i + 1) * rows]
-    twin.load_state_dict(shared, assign=True)
+        twin = blt_of(model, config)
     note = "the same weights" if same else "the same weights, but its decoder reads encoder states: timing only"
     if same and config.max_patch_length is not None:
         note += "; it loses the patch boundary at the next position where patches are cut by their length"
-    return Twin(twin.eval(), same and config.max_patch_length is None, note)
+    return Twin(twin, same and config.max_patch_length is None, note)

@@ -1,48 +1,46 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Prepares an FBLT without blocks, such as a converted BLT, for fine-tuning with the block loss.
 
-    python -m conversion.add_diffusion --source FBLT --output DIR --block-size 8
+    fblt add-diffusion --source FBLT --output DIR --block-size 8
 
-The decoder gets a byte table with a `<mask>` row, where it has none: block bytes enter through it, so next-byte logits
-stay exactly as they are. `--decoder-input embedding` sends clean bytes through it too, as Fast BLT does: a decoder that
-lived on encoder states has to be trained anew then, and the command says so.
+The decoder gets a byte table with an entry for `<mask>`, where it has none. Block bytes alone enter through it, so
+next-byte logits stay exactly as they are. With `--decoder-input embedding` clean bytes enter through it too, as in Fast
+BLT. A decoder that was trained on encoder states has to be trained anew then, and the command says so.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import torch
 
+from fblt.commands import Command
+from fblt.files import appearing_folder
 from modeling_fblt import FBLTConfig
 from modeling_fblt.configuration_fblt import DECODER_INPUTS, MASK_ID
 
-from .command import refusing
 from .config_fields import ConfigError
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
-from .layouts import FBLT, empty_model, fetch, open_checkpoint, shapes_of
-from .sources import SourceError, TensorSource
-from .writing import Entry, appearing, parse_size, write_safetensors
+from .open_checkpoint import FBLT, empty_model, fetch, open_checkpoint, shapes_of
+from .tensor_readers import ReadingError, TensorReader, check_float
+from .writing import Entry, parse_size, write_safetensors
 
 TABLE = "model.decoder.embed_tokens.weight"
 ENCODER_TABLE = "model.encoder.embed_tokens.weight"
 INITS = ("mean", "zeros", "random")
 
 
-def mask_row(table: torch.Tensor, init: str) -> torch.Tensor:
-    """The row of `<mask>`, `[1, width]`, from those of the other ids `[260, width]`.
+def mask_embedding(table: torch.Tensor, init: str) -> torch.Tensor:
+    """The embedding of `<mask>`, `[1, width]`, from those of the other ids `[260, width]`.
 
     `"mean"` is their mean, which tells the decoder least about the byte; `"random"` is drawn with their deviation.
     """
     if init == "mean":
         return table.float().mean(0, keepdim=True)
-    row = torch.zeros(1, table.shape[1])
-    return (
-        row
-        if init == "zeros"
-        else row.normal_(std=float(table.float().std()), generator=torch.Generator().manual_seed(0))
-    )
+    mask = torch.zeros(1, table.shape[1])
+    if init == "random":
+        mask.normal_(std=float(table.float().std()), generator=torch.Generator().manual_seed(0))
+    return mask
 
 
 def with_blocks(config: FBLTConfig, block_size: int, decoder_input: str | None) -> FBLTConfig:
@@ -78,17 +76,18 @@ def add_diffusion(
     size = parse_size(max_shard_size)
     checkpoint = open_checkpoint(source)
     if checkpoint.layout != FBLT:
-        raise SourceError(f"{source}: has the {checkpoint.layout} layout: convert it with conversion.convert_blt first")
+        raise ReadingError(f"{source}: has the {checkpoint.layout} layout: convert it with `fblt convert` first")
     config = with_blocks(checkpoint.config, block_size, decoder_input)
     model = empty_model(config)
-    shapes, tensors = shapes_of(model), checkpoint.source
+    shapes, tensors = shapes_of(model), checkpoint.tensors
     entries = []
     for key, shape in shapes.items():
         origin = ENCODER_TABLE if key == TABLE and TABLE not in tensors.shapes else key
         if tensors.shapes.get(origin) != shape:
-            raise SourceError(
+            raise ReadingError(
                 f"{source}: {origin} has shape {tensors.shapes.get(origin)}, the model needs {list(shape)} for {key}"
             )
+        check_float(origin, tensors.dtypes[origin], key)
         parts = _table(tensors, origin, init) if key == TABLE else _whole(tensors, key)
         entries.append(Entry(key, shape, tensors.dtypes[origin], parts))
     before = checkpoint.config.decoder_config.input
@@ -100,47 +99,46 @@ def add_diffusion(
             "logits change, and "
             "the model needs training before it is of use."
         ]
-    with appearing(output) as folder:
+    with appearing_folder(output, new=True) as folder:
         write_folder(folder, model, entries[-1].dtype)
         write_safetensors(folder, entries, size)
         copy_licences(source, folder)
-        notes = [f"Prepared for blocks of {block_size} bytes by `conversion.add_diffusion`.", *notes]
+        notes = [f"Prepared for blocks of {block_size} bytes by `fblt add-diffusion`.", *notes]
         write_card(folder, Provenance(str(source), FBLT, licence_of(source), notes=notes))
     return notes
 
 
-def _whole(source: TensorSource, key: str):
+def _whole(tensors: TensorReader, key: str):
     def parts() -> Iterator[torch.Tensor]:
-        yield source.read(key)
+        yield tensors.read(key)
 
     return parts
 
 
-def _table(source: TensorSource, key: str, init: str):
+def _table(tensors: TensorReader, key: str, init: str):
     def parts() -> Iterator[torch.Tensor]:
-        rows = source.read(key, 0, MASK_ID)
-        yield rows
-        yield mask_row(rows, init)
+        known = tensors.read(key, 0, MASK_ID)
+        yield known
+        yield mask_embedding(known, init)
 
     return parts
 
 
-@refusing
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--source", required=True, help="folder or Hub repository of an FBLT")
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
-    parser.add_argument("--block-size", required=True, type=int, help="bytes of a block")
-    parser.add_argument(
-        "--decoder-input", choices=DECODER_INPUTS, help="what clean bytes enter the decoder as (default: as now)"
-    )
-    parser.add_argument("--init", choices=INITS, default="mean", help="of the <mask> row")
-    parser.add_argument("--max-shard-size", default="5GB")
-    options = vars(parser.parse_args(arguments))
-    notes = add_diffusion(**{**options, "source": fetch(options["source"])})
-    print("\n".join(notes))
-    return 0
+@click.command(cls=Command)
+@click.option("--source", required=True, help="Folder or Hub repository of an FBLT.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--block-size", required=True, type=int, help="Bytes of a block.")
+@click.option(
+    "--decoder-input",
+    type=click.Choice(DECODER_INPUTS),
+    help="What clean bytes enter the decoder as.  [default: as in the source]",
+)
+@click.option("--init", type=click.Choice(INITS), default="mean", show_default=True, help="Of the <mask> entry.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Of each file of weights.")
+def main(source: str, **options) -> None:
+    """Prepare an FBLT without blocks for fine-tuning with the block loss."""
+    print("\n".join(add_diffusion(fetch(source), **options)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

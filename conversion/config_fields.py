@@ -1,5 +1,5 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""Configs as data: which field is which, what a source may not say, and how large a model may be."""
+"""Configs as tables: which field is which in other layouts, which values are refused, and how large a model may be."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,25 +1,29 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Makes an FBLT of a BLT, whatever layout it comes in.
 
-    python -m conversion.convert_blt --source facebook/blt-1b --entropy facebook/blt-entropy --output fblt-1b
+    fblt convert --source facebook/blt-1b --entropy facebook/blt-entropy --output fblt-1b
 
 The output folder loads with `AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`. It appears only when
 it is complete and, unless --no-validate is given, validated.
 """
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
+import click
 import torch
 
-from .command import refusing
+from fblt.commands import Command
+from fblt.files import appearing_folder
+
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
-from .layouts import FBLT, SCHEMES, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
 from .mapping import plan_import
-from .sources import SourceError
-from .writing import appearing, parse_size, write_safetensors
+from .open_checkpoint import FBLT, SCHEMES, Checkpoint, empty_model, fetch, open_checkpoint, shapes_of
+from .tensor_readers import ReadingError
+from .validate import ValidationError
+from .validate import validate as compare_with_source
+from .writing import parse_size, write_safetensors
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -46,11 +50,11 @@ def convert(
     size = parse_size(max_shard_size)
     checkpoint = open_checkpoint(fetch(source), fetch(entropy) if entropy else None, entropy_window)
     if checkpoint.layout == FBLT:
-        raise SourceError(f"{source}: is an FBLT already")
+        raise ReadingError(f"{source}: is an FBLT already")
     model = empty_model(checkpoint.config)
     shapes = shapes_of(model)
     table = checkpoint.links(shapes)
-    plan = plan_import(checkpoint.source, table, shapes, SCHEMES[checkpoint.layout], dtype, checkpoint.ignored)
+    plan = plan_import(checkpoint.tensors, table, shapes, SCHEMES[checkpoint.layout], dtype, checkpoint.ignored)
     provenance = Provenance(source, checkpoint.layout, licence_of(checkpoint.folder), notes=checkpoint.notes)
     provenance.checks.append(
         f"{sum(len(link.keys) for link in table)} tensors of the source fill all {len(plan.entries)} of the model; "
@@ -59,7 +63,7 @@ def convert(
     )
     for reason, number in Counter(plan.ignored.values()).items():
         provenance.checks.append(f"{number} tensors of the source are left out: {reason}")
-    with appearing(output) as folder:
+    with appearing_folder(output, new=True) as folder:
         main_dtype = dtype or next(e.dtype for e in plan.entries if e.key == "lm_head.weight")
         write_folder(folder, model, main_dtype)
         write_safetensors(folder, plan.entries, size)
@@ -71,9 +75,7 @@ def convert(
 
 
 def _validated(checkpoint: Checkpoint, folder: Path) -> list[str]:
-    from .validate import ValidationError, validate
-
-    report = validate(checkpoint, folder)
+    report = compare_with_source(checkpoint, folder)
     print(report.table(), file=sys.stderr)
     if not report.passed:
         raise ValidationError(
@@ -82,25 +84,22 @@ def _validated(checkpoint: Checkpoint, folder: Path) -> list[str]:
     return [f"{line.check}: {line.result}" for line in report.lines]
 
 
-@refusing
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
-    parser.add_argument("--entropy", help="folder or Hub repository of the entropy model, where --source has none")
-    parser.add_argument(
-        "--entropy-window", type=int, help="bytes that the entropy model sees (default: as its config says)"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as in the source)")
-    parser.add_argument("--max-shard-size", default="5GB")
-    parser.add_argument("--validate", action=argparse.BooleanOptionalAction, default=True)
-    options = vars(parser.parse_args(arguments))
-    options["dtype"] = DTYPES.get(options["dtype"])
-    provenance = convert(**options)
+@click.command(cls=Command)
+@click.option("--source", required=True, help="Folder or Hub repository of a BLT.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--entropy", help="Folder or Hub repository of the entropy model, where --source has none.")
+@click.option(
+    "--entropy-window", type=click.IntRange(min=1), help="Bytes that the entropy model sees.  [default: as configured]"
+)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Of the weights.  [default: as in the source]")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Of each file of weights.")
+@click.option("--validate/--no-validate", default=True, show_default=True, help="Compare with the source first.")
+def main(dtype: str | None, **options) -> None:
+    """Make an FBLT of a BLT, in whichever layout it comes."""
+    provenance = convert(**options, dtype=DTYPES.get(dtype))
     for line in (*provenance.checks, *provenance.notes):
         print(line)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

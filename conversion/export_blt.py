@@ -1,24 +1,25 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Writes an FBLT as a BLT: in transformers' layout, Meta's Hub layout or Meta's training layout.
 
-python -m conversion.export_blt --source FBLT --output DIR --layout transformers|meta|training
+fblt export-blt --source FBLT --output DIR --layout transformers|meta|training
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
+import click
 import torch
 from transformers import GenerationConfig
 
+from fblt.commands import Command
+from fblt.files import appearing_folder
 from modeling_fblt import FBLTConfig
 from modeling_fblt.tokenization_fblt import build_tokenizer
 
-from .command import refusing
 from .folder import copy_licences
-from .keys import ENTROPY_PREFIX, links
-from .layouts import (
+from .mapping import Plan, plan_export
+from .meta_config import export_meta
+from .open_checkpoint import (
     FBLT,
     SCHEMES,
     TRAINING,
@@ -30,11 +31,10 @@ from .layouts import (
     open_checkpoint,
     shapes_of,
 )
-from .mapping import Plan, plan_export
-from .meta_config import export_meta
-from .sources import PICKLE, SourceError
+from .tensor_readers import PICKLE, ReadingError
 from .transformers_config import export_transformers
-from .writing import Entry, appearing, parse_size, write_pickle, write_safetensors
+from .weight_names import ENTROPY_PREFIX, links
+from .writing import Entry, parse_size, write_pickle, write_safetensors
 
 _DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 LAYOUTS = tuple(SCHEMES)
@@ -50,12 +50,12 @@ def export(source: Path, output: Path, layout: str, max_shard_size: str = "5GB")
     size = parse_size(max_shard_size)
     checkpoint = open_checkpoint(source)
     if checkpoint.layout != FBLT:
-        raise SourceError(f"{source}: has the {checkpoint.layout} layout; give an FBLT")
+        raise ReadingError(f"{source}: has the {checkpoint.layout} layout; give an FBLT")
     config = checkpoint.config
     target = export_transformers(config) if layout == TRANSFORMERS else export_meta(config, f"the {layout} layout")
     table = links(shapes_of(empty_model(config)), SCHEMES[layout], hash_tables(config), last_pooling(config))
-    plan = plan_export(checkpoint.source, table)
-    with appearing(output) as folder:
+    plan = plan_export(checkpoint.tensors, table)
+    with appearing_folder(output, new=True) as folder:
         if layout == TRANSFORMERS:
             _write_transformers(folder, target, plan, size)
         else:
@@ -67,9 +67,7 @@ def export(source: Path, output: Path, layout: str, max_shard_size: str = "5GB")
 def _notes(config: FBLTConfig, plan: Plan) -> list[str]:
     notes = [f"{key} is {reason}" for key, reason in plan.ignored.items()]
     if config.block_size is not None:
-        notes.append(
-            f"A BLT drafts no blocks: what was trained for blocks of {config.block_size} bytes is left behind."
-        )
+        notes.append(f"A BLT drafts no blocks: what was trained for blocks of {config.block_size} bytes is left out.")
     if config.isolate_documents:
         notes.append(
             "A BLT's n-grams and patches run on over </s>: rows of one document are unchanged, packed rows are not."
@@ -120,18 +118,15 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-@refusing
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--source", required=True, help="folder or Hub repository of an FBLT")
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
-    parser.add_argument("--layout", required=True, choices=LAYOUTS)
-    parser.add_argument("--max-shard-size", default="5GB")
-    options = parser.parse_args(arguments)
-    notes = export(fetch(options.source), options.output, options.layout, options.max_shard_size)
-    print("\n".join(notes))
-    return 0
+@click.command(cls=Command)
+@click.option("--source", required=True, help="Folder or Hub repository of an FBLT.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--layout", required=True, type=click.Choice(LAYOUTS), help="Layout to write.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Of each file of weights.")
+def main(source: str, output: Path, layout: str, max_shard_size: str) -> None:
+    """Write an FBLT as a BLT, in Meta's layouts or transformers'."""
+    print("\n".join(export(fetch(source), output, layout, max_shard_size)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers.dynamic_module_utils import custom_object_save
 
-from modeling_fblt import FBLTConfig, FBLTForCausalLM
+from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import EOS_ID
-from modeling_fblt.generation_config_fblt import FBLTGenerationConfig
-from modeling_fblt.tokenization_fblt import build_tokenizer
 
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
 
@@ -47,17 +44,16 @@ def licence_of(folder: Path) -> dict[str, str]:
 
 
 def write_folder(folder: Path, model: FBLTForCausalLM, dtype: torch.dtype) -> None:
-    """Config, code, tokenizer and generation config of a model whose weights are written elsewhere."""
-    config: FBLTConfig = model.config
-    config.architectures = [type(model).__name__]
-    config.dtype = dtype
-    custom_object_save(model, folder, config=config)
-    config.save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    generation = FBLTGenerationConfig.for_model(config)
-    if generation.eos_token_id is None:
-        generation.eos_token_id = EOS_ID
-    generation.save_pretrained(folder)
+    """What `save_pretrained` writes beside the weights, which may be on the meta device here: they are written apart.
+
+    Args:
+        dtype: what the config says of the weights.
+    """
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = EOS_ID  # whether or not attention stops there, generation does
+    model.save_pretrained(folder, state_dict={})
+    model.config.dtype = dtype  # `save_pretrained` has written that of the model in memory
+    model.config.save_pretrained(folder)
 
 
 def copy_licences(source: Path, folder: Path) -> None:

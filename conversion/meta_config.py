@@ -44,7 +44,7 @@ def _take(fields: dict, source: dict, table: tuple[tuple[str, str], ...], where:
 
 
 def _take_network(fields: dict, source: dict, networks: tuple[str, ...], where: str) -> None:
-    """What Meta writes in another form: the feed-forward's width and RoPE's base."""
+    """Adds two fields that Meta writes in another form: the feed-forward's width and RoPE's base."""
     theta = source.get("rope_theta", META_DEFAULTS["rope_theta"])
     multiplier, multiple = source.get("ffn_dim_multiplier"), source.get("multiple_of", META_DEFAULTS["multiple_of"])
     if not isinstance(multiple, int) or multiple < 1:
@@ -115,7 +115,7 @@ def _token_rule(width: int) -> Rule:
 
 
 def _stated(config: FBLTConfig, path: str) -> Any:
-    """A field, with the sizes that Meta does not derive filled in and those that it does left out."""
+    """A field's value as Meta's config states it: None where Meta derives that value by itself."""
     value = get(config, path)
     network, _, name = path.rpartition(".")
     if name == "cross_attn_num_heads" and value is None:
@@ -188,7 +188,7 @@ def export_meta(config: FBLTConfig, layout: str) -> tuple[dict, dict, dict]:
 
 
 def check_exportable(config: FBLTConfig, layout: str) -> None:
-    """What no BLT has.
+    """Refuses a config with what no BLT has.
 
     Raises:
         ConfigError: names the field.

@@ -2,8 +2,9 @@
 """Comparing a model with a `reference.safetensors` written by Meta's code.
 
 Tensors of a case: `tokens` `[B, N]`, `entropies` `[B, N]`, `logits` `[B, N, 260]`, `patch_lengths` `[B, P]` with the
-next position included; `mpl8.*` under `max_patch_length = 8`; `w512.entropies` with an entropy window of 512. Rows of a
-batch count alone only (`row_*`): Meta's batches leak between rows. `gen.*` is greedy text that does not stop.
+next position included. `mpl8.*` was computed with `max_patch_length` 8, `w512.entropies` with an entropy window of 512.
+The rows of a batch influence each other in Meta's code: only what it computed for each row alone (`row_*`) is compared.
+`gen.*` is greedy text that does not stop.
 """
 
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from safetensors.torch import load_file
 
 from modeling_fblt import FBLTForCausalLM
 
-from .keys import Shape
 from .report import Report
+from .weight_names import Shape
 
 TOLERANCE = 1e-4
 LIMIT = 8  # of the `mpl8` cases
@@ -33,7 +34,7 @@ def starts_of(lengths: torch.Tensor, positions: int) -> torch.Tensor:
 
 @contextmanager
 def patch_limit(model: FBLTForCausalLM, limit: int | None) -> Iterator[None]:
-    """Sets `max_patch_length` for a while."""
+    """Sets the model's `max_patch_length` while the block runs."""
     before = model.config.max_patch_length
     model.config.max_patch_length = limit
     try:
@@ -73,7 +74,12 @@ def _near(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 
 
 def _window_suffix(model: FBLTForCausalLM, reference: Tensors, name: str) -> tuple[str, bool]:
-    """Key of the entropies of the model's own entropy window, and whether patches of the case are made with it."""
+    """Which entropies of a case to compare with, and whether its patches can be compared.
+
+    Returns:
+        The key of the entropies for the model's entropy window, and whether the patches of the case, which were made
+        with the checkpoint's own window, are those of the model's window too.
+    """
     patcher, wide = model.config.patcher_config, f"{name}.w512.entropies"
     meets_loader = patcher.sliding_window == 512 and wide in reference
     same = meets_loader and torch.equal(reference[wide], reference[f"{name}.entropies"])
@@ -107,7 +113,7 @@ def _compare_case(model: FBLTForCausalLM, reference: Tensors, name: str, suffix:
 
 
 def _compare_sweep(model: FBLTForCausalLM, reference: Tensors, suffix: str, report: Report) -> None:
-    """Prefixes of `long`: as nothing looks ahead, one pass over the longest must give all of them."""
+    """Outputs after every prefix of `long`. Nothing looks ahead, so one pass over the longest must give all of them."""
     logits, lengths = (reference.get(f"sweep{suffix}.{kind}") for kind in ("last_logits", "patch_lengths"))
     if logits is None or "long.tokens" not in reference or not _window_suffix(model, reference, "long")[1]:
         return

@@ -20,7 +20,7 @@ from .config_fields import (
     put,
 )
 from .meta_config import check_exportable
-from .sources import read_json
+from .tensor_readers import read_json
 
 LAYOUT = "the transformers layout"
 _CROSS = ("encoder_config", "decoder_config")

@@ -1,33 +1,31 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Runs a checkpoint and its conversion side by side and prints what differs.
 
-    python -m conversion.validate --source BLT --converted FBLT [--prompts FILE] [--reference FILE]
+    fblt validate-blt --source BLT --converted FBLT [--prompts FILE] [--reference FILE]
 
 What is compared with: outputs of Meta's code, where the source has a `reference.safetensors`; else transformers'
-`BltForCausalLM` (`use_cache=False`), which loads the source itself or, for Meta's layouts, the conversion exported to
-its layout. Both sides compute in float32 from the converted precision and without `max_patch_length`, with which
+`BltForCausalLM` (`use_cache=False`). It loads the source itself or, for Meta's layouts, shares the weights of the
+converted model. Both sides compute in float32 from the converted precision and without `max_patch_length`, with which
 transformers' BLT loses a boundary. Prompts hold no `</s>`, over which it goes on attending.
 """
 
-import argparse
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import torch
 from transformers import BltForCausalLM
 
+from fblt.commands import Command
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 
-from .command import refusing
 from .config_fields import BLT_VOCABULARY, ConfigError
-from .export_blt import export
-from .layouts import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
+from .open_checkpoint import FBLT, TRANSFORMERS, Checkpoint, fetch, open_checkpoint
 from .reference import TOLERANCE, compare, parameters, patch_limit
 from .report import Report
-from .sources import SourceError, read_json
+from .tensor_readers import ReadingError
+from .transformers_model import blt_of
 
 REFERENCE = "reference.safetensors"
 PROMPTS = (
@@ -48,22 +46,29 @@ def validate(
 ) -> Report:
     """Compares an opened source with the FBLT folder made of it."""
     report = Report()
-    _compare_sizes(checkpoint, converted, report)
+    written = open_checkpoint(converted)
+    if written.layout != FBLT:
+        raise ReadingError(f"{converted}: has the {written.layout} layout; give the FBLT made of {checkpoint.folder}")
+    _compare_sizes(checkpoint, written, report)
     if reference is None and (checkpoint.folder / REFERENCE).is_file():
         reference = checkpoint.folder / REFERENCE
-    rounded = _rounded(checkpoint, converted)
-    if reference is not None and not rounded:
+    rounded = _rounded(checkpoint, written)
+    if reference is not None and rounded is None:
         report.lines += compare(_load(converted), reference).lines
         return report
     if reference is not None:
         report.add("reference", f"left out: it is of float32 weights, and these are {rounded}", None)
-    try:
+    if checkpoint.layout == TRANSFORMERS:
         # One model at a time: both together may not fit into memory.
-        expected = _expectations(checkpoint, converted, prompts, rounded)
-    except ConfigError as error:
-        report.add("transformers' BLT", f"cannot run this model: {error}", None)
-        return report
-    model = _load(converted)
+        expected = _expectations(_source_model(checkpoint, rounded), prompts)
+        model = _load(converted)
+    else:
+        model = _load(converted)
+        try:
+            expected = _expectations(blt_of(model), prompts)
+        except ConfigError as error:
+            report.add("transformers' BLT", f"cannot run this model: {error}", None)
+            return report
     with patch_limit(model, None):
         for expectation in expected:
             _compare_prompt(model, expectation, report)
@@ -74,31 +79,26 @@ def _load(converted: Path) -> FBLTForCausalLM:
     return FBLTForCausalLM.from_pretrained(converted, dtype=torch.float32).eval()
 
 
-def _compare_sizes(checkpoint: Checkpoint, converted: Path, report: Report) -> None:
+def _compare_sizes(checkpoint: Checkpoint, written: Checkpoint, report: Report) -> None:
     """Parameter counts, from the files alone."""
-    shapes = open_checkpoint(converted).source.shapes
+    shapes = written.tensors.shapes
     table = checkpoint.links(shapes)
-    found = parameters(shapes) - sum(link.shape[1] for link in table if link.mask_row)
-    wanted = parameters({key: checkpoint.source.shapes[key] for link in table for key in link.keys})
+    found = parameters(shapes) - sum(link.shape[1] for link in table if link.has_mask)
+    wanted = parameters({key: checkpoint.tensors.shapes[key] for link in table for key in link.keys})
     report.add("parameters", f"{found:,} and {wanted:,} in the source", found == wanted)
 
 
-def _rounded(checkpoint: Checkpoint, converted: Path) -> str | None:
+def _rounded(checkpoint: Checkpoint, written: Checkpoint) -> torch.dtype | None:
     """The converted precision where it is lower than the source's."""
-    dtype = getattr(torch, str(read_json(converted / "config.json").get("dtype", "float32")))
-    highest = max(checkpoint.source.dtypes.values(), key=lambda d: d.itemsize)
-    return str(dtype) if dtype.itemsize < highest.itemsize else None
+    dtype = written.tensors.dtypes["lm_head.weight"]
+    used = [key for link in checkpoint.links(written.tensors.shapes) for key in link.keys]
+    highest = max(checkpoint.tensors.dtypes[key].itemsize for key in used)
+    return dtype if dtype.itemsize < highest else None
 
 
-def _oracle(checkpoint: Checkpoint, converted: Path, scratch: Path, rounded: str | None) -> BltForCausalLM:
-    folder = checkpoint.folder
-    if checkpoint.layout != TRANSFORMERS:
-        folder = scratch / "exported"
-        export(converted, folder, TRANSFORMERS)
-    dtype = torch.float32 if rounded is None else getattr(torch, rounded.removeprefix("torch."))
-    oracle = BltForCausalLM.from_pretrained(folder, dtype=dtype).float().eval()
-    oracle.config.max_patch_length = None
-    return oracle
+def _source_model(checkpoint: Checkpoint, rounded: torch.dtype | None) -> BltForCausalLM:
+    """transformers' own model of a source in its layout, rounded as the conversion is."""
+    return BltForCausalLM.from_pretrained(checkpoint.folder, dtype=rounded or torch.float32).float().eval()
 
 
 @dataclass
@@ -121,12 +121,9 @@ class Expectation:
 
 
 @torch.no_grad()
-def _expectations(
-    checkpoint: Checkpoint, converted: Path, prompts: tuple[str, ...], rounded: str | None
-) -> list[Expectation]:
-    with tempfile.TemporaryDirectory() as scratch:
-        oracle = _oracle(checkpoint, converted, Path(scratch), rounded)
-        return [_expect(oracle, prompt) for prompt in prompts]
+def _expectations(oracle: BltForCausalLM, prompts: tuple[str, ...]) -> list[Expectation]:
+    oracle.config.max_patch_length = None
+    return [_expect(oracle, prompt) for prompt in prompts]
 
 
 def _expect(oracle: BltForCausalLM, prompt: str) -> Expectation:
@@ -155,29 +152,37 @@ def _compare_prompt(model: FBLTForCausalLM, expected: Expectation, report: Repor
     report.add(f"{label} greedy text", f"{int(agree.sum())} of {NEW_BYTES} bytes equal", bool(agree.all()))
 
 
-@refusing
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--source", required=True, help="folder or Hub repository of a BLT")
-    parser.add_argument("--converted", required=True, type=Path, help="the FBLT folder made of it")
-    parser.add_argument("--entropy", help="as given to convert_blt")
-    parser.add_argument("--entropy-window", type=int, help="as given to convert_blt")
-    parser.add_argument("--prompts", type=Path, help="text file, a prompt a line")
-    parser.add_argument(
-        "--reference", type=Path, help="outputs of Meta's code (default: the source's reference.safetensors)"
-    )
-    options = parser.parse_args(arguments)
-    entropy = fetch(options.entropy) if options.entropy else None
-    checkpoint = open_checkpoint(fetch(options.source), entropy, options.entropy_window)
+@click.command(cls=Command)
+@click.option("--source", required=True, help="Folder or Hub repository of a BLT.")
+@click.option("--converted", required=True, type=click.Path(path_type=Path), help="The FBLT folder made of it.")
+@click.option("--entropy", help="As given to `convert`.")
+@click.option("--entropy-window", type=click.IntRange(min=1), help="As given to `convert`.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="Text file, a prompt a line.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="Outputs of Meta's code.  [default: the source's reference.safetensors]",
+)
+def main(
+    source: str,
+    converted: Path,
+    entropy: str | None,
+    entropy_window: int | None,
+    prompts: Path | None,
+    reference: Path | None,
+) -> None:
+    """Compare a converted FBLT with the BLT it was made of."""
+    checkpoint = open_checkpoint(fetch(source), fetch(entropy) if entropy else None, entropy_window)
     if checkpoint.layout == FBLT:
-        raise SourceError(f"--source {options.source}: is an FBLT; give what it was made of")
-    prompts = PROMPTS
-    if options.prompts:
-        prompts = tuple(line for line in options.prompts.read_text(encoding="utf-8").splitlines() if line)
-    report = validate(checkpoint, options.converted, prompts, options.reference)
+        raise ReadingError(f"--source {source}: is an FBLT; give what it was made of")
+    texts = PROMPTS
+    if prompts is not None:
+        texts = tuple(line for line in prompts.read_text(encoding="utf-8").splitlines() if line)
+    report = validate(checkpoint, converted, texts, reference)
     print(report.table())
-    return 0 if report.passed else 1
+    if not report.passed:
+        raise click.exceptions.Exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,14 +1,10 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""Writing checkpoints tensor by tensor, into a folder that appears only when it is complete."""
+"""Writing checkpoints tensor by tensor."""
 
 import json
-import os
 import re
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,12 +12,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .keys import Shape
-from .sources import INDEX, SAFETENSORS
+from .tensor_readers import FLOATS, INDEX, SAFETENSORS
+from .weight_names import Shape
 
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NAMES = {dtype: name for name, dtype in FLOATS.items()}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_CHUNK = 1 << 22  # elements that are converted, checked and written at a time
+_SLICE = 1 << 22  # elements that are converted, checked and written at a time
 
 
 class WritingError(ValueError):
@@ -46,17 +42,23 @@ class Entry:
     def size(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
-    def chunks(self) -> Iterator[torch.Tensor]:
+    def check_type(self) -> None:
+        """Refuses, before anything is written, a type that this module does not write."""
+        if self.dtype not in _NAMES:
+            raise WritingError(f"{self.key}: cannot be written as {self.dtype}; expected one of {list(_NAMES)}")
+
+    def slices(self) -> Iterator[torch.Tensor]:
         """The values in order, flat, converted and checked.
 
         Raises:
-            WritingError: a value is not finite, or not in `dtype`.
+            WritingError: the type is no plain float, or a value is not finite or not in `dtype`.
         """
+        self.check_type()
         for part in self.parts():
-            for chunk in part.contiguous().flatten().split(_CHUNK):
-                converted = chunk.to(self.dtype)
+            for values in part.contiguous().flatten().split(_SLICE):
+                converted = values.to(self.dtype)
                 if not torch.isfinite(converted).all():
-                    why = "holds NaN or infinity" if not torch.isfinite(chunk).all() else f"overflows {self.dtype}"
+                    why = "holds NaN or infinity" if not torch.isfinite(values).all() else f"overflows {self.dtype}"
                     raise WritingError(f"{self.key}: {why}")
                 yield converted
 
@@ -78,6 +80,7 @@ def write_safetensors(folder: Path, entries: list[Entry], max_shard_size: int, p
     """
     shards: list[list[Entry]] = [[]]
     for entry in entries:
+        entry.check_type()
         if shards[-1] and sum(e.size for e in shards[-1]) + entry.size > max_shard_size:
             shards.append([])
         shards[-1].append(entry)
@@ -107,38 +110,18 @@ def _write_file(path: Path, entries: list[Entry], bar: tqdm) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for entry in entries:
             written = 0
-            for chunk in entry.chunks():
-                written += file.write(chunk.view(torch.uint8).numpy())
-                bar.update(chunk.nbytes)
+            for values in entry.slices():
+                written += file.write(values.view(torch.uint8).numpy())
+                bar.update(values.nbytes)
             if written != entry.size:
                 raise WritingError(f"{entry.key}: came as {written} bytes, not the {entry.size} of {list(entry.shape)}")
 
 
 def write_pickle(path: Path, entries: list[Entry]) -> None:
     """Writes `{"model": state dict}` as Meta's training does."""
+    for entry in entries:
+        entry.check_type()
     state = {}
     for entry in tqdm(entries, unit="tensor", disable=None):
-        state[entry.key] = torch.cat(list(entry.chunks())).view(entry.shape)
+        state[entry.key] = torch.cat(list(entry.slices())).view(entry.shape)
     torch.save({"model": state}, path)
-
-
-@contextmanager
-def appearing(output: Path) -> Iterator[Path]:
-    """A folder to fill; it takes its place when the block ends, and vanishes if the block fails.
-
-    Raises:
-        WritingError: `output` exists and is not an empty folder.
-    """
-    if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
-        raise WritingError(f"--output {output}: exists; give a folder that does not")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        yield scratch
-        for file in scratch.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)
-        scratch.chmod(0o755)
-        os.replace(scratch, output)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise

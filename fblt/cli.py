@@ -6,6 +6,15 @@ from . import __version__
 from .commands import LazyGroup
 
 COMMANDS = {
+    "generate": ("fblt.generate:main", "Write on from a text."),
+    "patch": ("fblt.patch:main", "Show where a model starts patches in a text."),
+    "convert": ("fblt.conversion.convert_blt:main", "Make an FBLT of a BLT, in whichever layout it comes."),
+    "validate-blt": ("fblt.conversion.validate:main", "Compare a converted FBLT with the BLT it was made of."),
+    "export-blt": ("fblt.conversion.export_blt:main", "Write an FBLT as a BLT, in Meta's layouts or transformers'."),
+    "add-diffusion": (
+        "fblt.conversion.add_diffusion:main",
+        "Prepare an FBLT without blocks for fine-tuning with the block loss.",
+    ),
     "sync-code": ("fblt.remote_code:main", "Copy the code of modeling_fblt into checkpoint folders, or check it."),
     "train": ("fblt.training.train:main", "Train, continue or fine-tune from a recipe; resumes with the same command."),
 }

@@ -6,6 +6,8 @@ import click
 
 # What the code raises when it refuses bad input or cannot read or write: the message is for the user.
 REFUSALS = (ValueError, OSError)
+OURS = ("fblt", "modeling_fblt")
+EXTRAS = "pip install 'fblt[train,bench]' brings everything that a command uses."
 
 
 class Command(click.Command):
@@ -14,6 +16,8 @@ class Command(click.Command):
     def invoke(self, context: click.Context):
         try:
             return super().invoke(context)
+        except BrokenPipeError:  # the reader of a pipe has seen enough: no refusal, and click ends quietly
+            raise
         except REFUSALS as error:
             raise click.ClickException(str(error)) from error
 
@@ -36,7 +40,12 @@ class LazyGroup(click.Group):
         if name not in self.members:
             return None
         module, function = self.members[name][0].split(":")
-        return getattr(import_module(module), function)
+        try:
+            return getattr(import_module(module), function)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in OURS:
+                raise
+            raise click.ClickException(f"`{name}` needs the package {error.name}: {EXTRAS}") from error
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,18 +25,45 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def appearing_folder(output: str | Path) -> Iterator[Path]:
+def appearing_folder(output: str | Path, new: bool = False) -> Iterator[Path]:
     """A new folder to fill: it takes the place of `output` when the block ends, and vanishes if the block fails.
 
-    An earlier `output` stays until then, and if the renaming fails too; callers decide first whether it may go.
+    An earlier `output` stays until then, and if the renaming fails too. What is written gets the permissions of new
+    files and folders, whatever it was copied from.
+
+    Args:
+        output: the folder to make.
+        new: refuse an `output` that exists already and is not an empty folder.
+
+    Raises:
+        FileExistsError: it exists; nothing is written then.
     """
     output = Path(output)
+    if new:
+        _refuse_existing(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         complete = Path(scratch) / "complete"
         complete.mkdir()
         yield complete
+        _make_readable(complete)
+        if new:
+            _refuse_existing(output)
         publish(complete, output)
+
+
+def _refuse_existing(output: Path) -> None:
+    empty = output.is_dir() and not output.is_symlink() and not any(output.iterdir())
+    if not empty and os.path.lexists(output):
+        raise FileExistsError(f"output {output}: exists; give a folder that does not")
+
+
+def _make_readable(folder: Path) -> None:
+    """Gives everything in a folder that was just made the permissions that the folder itself got."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def publish(written: Path, final: Path) -> None:
@@ -69,6 +97,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt":  # which opens no folders, and flushes no file that is open for reading
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

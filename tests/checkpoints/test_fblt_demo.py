@@ -15,6 +15,7 @@ PROMPTS = ("def main():\n\t", "And it came to pass in those days, that ", "It wa
 NEW_BYTES = 64
 
 pytestmark = [
+    pytest.mark.contract,
     pytest.mark.checkpoint,
     pytest.mark.skipif(not FOLDER.is_dir(), reason="the bundled checkpoint is not here"),
 ]

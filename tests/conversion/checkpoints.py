@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 from transformers import BltConfig, BltForCausalLM
 
@@ -64,6 +66,14 @@ ENTROPY = {
 PATCHING = {"patching_mode": "entropy", "threshold": 4.4, "threshold_add": None, "monotonicity": False}
 PATCHING |= {"max_patch_length": None, "patch_size": 4.5}
 State = dict[str, torch.Tensor]
+
+
+def run(command: click.Command, arguments: list[str]) -> Result:
+    """Runs a command in this process; what it does not refuse by itself is an error of the test."""
+    result = CliRunner().invoke(command, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
 
 
 class _Maker:

@@ -9,7 +9,7 @@ from fblt.conversion.convert_blt import convert
 
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
-from .checkpoints import random_ids, write_training
+from .checkpoints import random_ids, run, write_training
 from .test_roundtrip import small_config
 
 
@@ -49,12 +49,12 @@ def test_it_trains_and_drafts(source, tmp_path):
     assert texts[0] == texts[1]
 
 
-def test_a_change_of_input_is_said_to_change_logits(tmp_path, capsys):
+def test_a_change_of_input_is_said_to_change_logits(tmp_path):
     write_training(tmp_path / "blt")
     convert(str(tmp_path / "blt"), tmp_path / "source", validate=False)
     arguments = ["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out"), "--block-size", "4"]
-    assert main([*arguments, "--decoder-input", "embedding"]) == 0
-    assert "next-byte logits change" in capsys.readouterr().out
+    result = run(main, [*arguments, "--decoder-input", "embedding"])
+    assert result.exit_code == 0 and "next-byte logits change" in result.stdout
     assert FBLTForCausalLM.from_pretrained(tmp_path / "out").config.decoder_config.input == "embedding"
 
 

@@ -10,11 +10,13 @@ import torch
 from fblt.conversion.config_fields import ConfigError
 from fblt.conversion.convert_blt import convert, main
 from fblt.conversion.mapping import MappingError
-from fblt.conversion.sources import SourceError
-from fblt.conversion.writing import WritingError
+from fblt.conversion.open_checkpoint import open_checkpoint
+from fblt.conversion.tensor_readers import ReadingError
+from fblt.conversion.validate import _rounded
+from fblt.conversion.writing import Entry, WritingError, write_pickle, write_safetensors
 from safetensors.torch import load_file, save_file
 
-from .checkpoints import ENTROPY, MODEL, PATCHING, write_hub, write_json, write_training, write_transformers
+from .checkpoints import ENTROPY, MODEL, PATCHING, run, write_hub, write_json, write_training, write_transformers
 
 
 @pytest.fixture
@@ -68,6 +70,62 @@ def test_a_wrong_shape_is_named_with_both(training):
 def test_left_out_keys_are_told_with_a_reason(training, tmp_path):
     checks = convert(str(training), tmp_path / "out", validate=False).checks
     assert any("2 tensors" in line and "rotary" in line for line in checks)
+
+
+# --- types ---
+
+WHAT_IS_NO_FLOAT = {
+    "int64": lambda weight: weight.to(torch.int64),
+    "int8": lambda weight: weight.to(torch.int8),
+    "bool": lambda weight: weight > 0,
+    "float8_e4m3fn": lambda weight: weight.to(torch.float8_e4m3fn),
+    "float8_e5m2": lambda weight: weight.to(torch.float8_e5m2),
+    "complex64": lambda weight: weight.to(torch.complex64),
+    "qint8": lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", WHAT_IS_NO_FLOAT)
+def test_a_pickled_weight_that_is_no_float_is_named(name, dtype, training):
+    key = "global_transformer.layers.1.attention.wk.weight"
+    change_state(training / "consolidated.pth", lambda state: state.update({key: WHAT_IS_NO_FLOAT[name](state[key])}))
+    message = refused(training, ReadingError, f"{key}: is of type {name}", dtype=dtype)
+    assert "float32" in message and "k_proj" in message
+
+
+@pytest.mark.parametrize("name", ["int64", "float8_e4m3fn", "bool"])
+def test_a_weight_in_safetensors_that_is_no_float_is_named(name, hub):
+    state = load_file(hub / "model.safetensors")
+    state["local_decoder.output.weight"] = WHAT_IS_NO_FLOAT[name](state["local_decoder.output.weight"])
+    save_file(state, hub / "model.safetensors")
+    refused(hub, ReadingError, f"local_decoder.output.weight: is of type {name}")
+
+
+def test_what_the_model_does_not_need_may_be_of_any_type(training, tmp_path):
+    angles = {"local_encoder.rope.freqs_cis": torch.zeros(4, 2, dtype=torch.complex64)}
+    change_state(training / "consolidated.pth", lambda state: state.update(angles))
+    convert(str(training), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "greedy text" in card and "16 of 16 bytes equal" in card
+
+
+def test_the_precision_is_that_of_the_weights_alone(training, tmp_path):
+    angles = {"local_encoder.rope.freqs_cis": torch.zeros(4, 2, dtype=torch.complex64)}
+    change_state(training / "consolidated.pth", lambda state: state.update(angles))
+    convert(str(training), tmp_path / "out", validate=False)
+    convert(str(training), tmp_path / "half", dtype=torch.float16, validate=False)
+    rounded = [_rounded(open_checkpoint(training), open_checkpoint(tmp_path / name)) for name in ("out", "half")]
+    assert rounded == [None, torch.float16]
+
+
+@pytest.mark.parametrize("write", [write_pickle, lambda path, entries: write_safetensors(path, entries, 10**6)])
+def test_a_type_that_is_not_written_is_refused_before_anything_is(write, tmp_path):
+    values = {"good": torch.ones(2), "bad": torch.ones(2, dtype=torch.int64)}
+    entries = [Entry(key, (2,), value.dtype, lambda value=value: [value]) for key, value in values.items()]
+    with pytest.raises(WritingError, match="bad: cannot be written as torch.int64"):
+        write(tmp_path, entries)
+    assert not list(tmp_path.iterdir())
 
 
 # --- configs ---
@@ -163,38 +221,38 @@ class Opens:
 
 def test_a_pickle_that_runs_code_is_refused(training, tmp_path):
     torch.save({"model": {"a": Opens(tmp_path / "trace")}}, training / "consolidated.pth")
-    refused(training, SourceError, "could run code")
+    refused(training, ReadingError, "could run code")
     (training / "consolidated.pth").write_bytes(pickle.dumps(Opens(tmp_path / "trace")))
-    refused(training, SourceError, "consolidated.pth")
+    refused(training, ReadingError, "consolidated.pth")
     assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.parametrize("content", [{"model": {"a": 1}}, {"model": {}}, torch.ones(2)])
 def test_a_pickle_without_tensors_is_refused(content, training):
     torch.save(content, training / "consolidated.pth")
-    refused(training, SourceError, "consolidated.pth")
+    refused(training, ReadingError, "consolidated.pth")
 
 
 @pytest.mark.parametrize("name", ["training/consolidated.pth", "hub/model.safetensors"])
 @pytest.mark.parametrize("keep", [0, 7, 5000])
 def test_truncated_files(name, keep, hub, tmp_path):
     os.truncate(tmp_path / name, keep)
-    refused(tmp_path / name.split("/")[0], SourceError, name.split("/")[1])
+    refused(tmp_path / name.split("/")[0], ReadingError, name.split("/")[1])
 
 
 @pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", 3])
 def test_an_index_that_leads_elsewhere_is_refused(place, hub, tmp_path):
     save_file({"lm_head.weight": torch.ones(2)}, tmp_path / "secret.safetensors")
     write_json(hub / "model.safetensors.index.json", {"weight_map": {"local_decoder.norm.weight": place}})
-    refused(hub, SourceError, "not a file name")
+    refused(hub, ReadingError, "not a file name")
 
 
 def test_shards_must_be_there_and_hold_what_is_promised(hub):
     names = dict.fromkeys(load_file(hub / "model.safetensors"), "model.safetensors")
     write_json(hub / "model.safetensors.index.json", {"weight_map": names | {"local_decoder.x": "other.safetensors"}})
-    refused(hub, SourceError, "other.safetensors: is missing")
+    refused(hub, ReadingError, "other.safetensors: is missing")
     write_json(hub / "model.safetensors.index.json", {"weight_map": names | {"local_decoder.x": "model.safetensors"}})
-    refused(hub, SourceError, "does not hold local_decoder.x")
+    refused(hub, ReadingError, "does not hold local_decoder.x")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -217,30 +275,30 @@ def test_values_that_overflow(training):
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 3}', "[" * 100_000])
 def test_configs_that_are_none(text, training):
     (training / "params.json").write_text(text)
-    refused(training, SourceError, "params.json")
+    refused(training, ReadingError, "params.json")
 
 
 def test_missing_parts(hub, tmp_path):
-    refused(tmp_path / "training", SourceError, "other", entropy="no such/place/other")
+    refused(tmp_path / "training", ReadingError, "other", entropy="no such/place/other")
     (hub / "entropy").rename(tmp_path / "elsewhere")
-    refused(hub, SourceError, "--entropy")
+    refused(hub, ReadingError, "--entropy")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", SourceError, "no layout")
+    refused(tmp_path / "empty", ReadingError, "no layout")
 
 
-def test_an_existing_output_is_kept(training, tmp_path, capsys):
+def test_an_existing_output_is_kept(training, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
-    assert main(["--source", str(training), "--output", str(tmp_path / "out"), "--no-validate"]) == 1
-    assert "exists" in capsys.readouterr().err
+    result = run(main, ["--source", str(training), "--output", str(tmp_path / "out"), "--no-validate"])
+    assert result.exit_code == 1 and "exists" in result.stderr
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_a_failed_validation_writes_nothing(tmp_path, capsys, monkeypatch):
+def test_a_failed_validation_writes_nothing(tmp_path, monkeypatch):
     write_transformers(tmp_path / "source")
     monkeypatch.setattr("fblt.conversion.validate.TOLERANCE", 0.0)
-    assert main(["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")]) == 1
-    assert "does not reproduce" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    result = run(main, ["--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "does not reproduce" in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_the_licence_is_passed_on_and_none_claimed(training, tmp_path):

@@ -8,13 +8,14 @@ import torch
 from fblt.conversion.config_fields import ConfigError
 from fblt.conversion.convert_blt import convert
 from fblt.conversion.export_blt import export, main
-from safetensors.torch import load_file
+from fblt.conversion.tensor_readers import ReadingError
+from safetensors.torch import load_file, save_file
 
 from modeling_fblt.configuration_fblt import FBLTConfig
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
-from .checkpoints import entropy_state, meta_state, random_ids, write_training, write_transformers
-from .test_layouts import HF_SHAPES, META_SHAPES
+from .checkpoints import entropy_state, meta_state, random_ids, run, write_training, write_transformers
+from .test_open_checkpoint import HF_SHAPES, META_SHAPES
 
 NETWORK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
@@ -81,12 +82,13 @@ def test_transformers_and_back(shape, tmp_path):
         assert same(source, back)
 
 
-def test_a_trained_model_leaves_its_blocks_behind(tmp_path, capsys):
+def test_a_trained_model_leaves_its_blocks_behind(tmp_path):
     model = FBLTForCausalLM(small_config(block_size=4, isolate_documents=True)).eval()
     model.save_pretrained(tmp_path / "fblt")
     arguments = ["--source", str(tmp_path / "fblt"), "--output", str(tmp_path / "blt"), "--layout", "meta"]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
+    result = run(main, arguments)
+    said = result.stdout
+    assert result.exit_code == 0
     assert "embed_tokens" in said and "blocks of 4 bytes" in said and "</s>" in said
     convert(str(tmp_path / "blt"), tmp_path / "again", validate=False)
     again, ids = FBLTForCausalLM.from_pretrained(tmp_path / "again").eval(), random_ids(30)
@@ -112,4 +114,14 @@ def test_what_a_layout_cannot_express_is_refused_by_name(layout, field, changes,
     FBLTForCausalLM(small_config(**changes)).save_pretrained(tmp_path / "fblt")
     with pytest.raises(ConfigError, match=field.replace(".", r"\.")):
         export(tmp_path / "fblt", tmp_path / "out", layout)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weight_that_is_no_float_is_not_exported(tmp_path):
+    FBLTForCausalLM(small_config()).save_pretrained(tmp_path / "fblt")
+    weights = load_file(tmp_path / "fblt" / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].to(torch.float8_e4m3fn)
+    save_file(weights, tmp_path / "fblt" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ReadingError, match="lm_head.weight: is of type float8_e4m3fn"):
+        export(tmp_path / "fblt", tmp_path / "out", "training")
     assert not (tmp_path / "out").exists()

@@ -15,6 +15,8 @@ from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.modeling.naive_decoding import ALL, NEVER
 from tests.modeling.tiny import tiny_model
 
+pytestmark = pytest.mark.contract
+
 WORDS = ["one", "two words", "a third answer"]
 
 

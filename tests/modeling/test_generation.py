@@ -26,6 +26,8 @@ from tests.modeling.naive_decoding import (
 from tests.modeling.tiny import BLOCK, random_rows
 from tests.thorough import cases
 
+pytestmark = pytest.mark.contract
+
 NEW = 24
 
 

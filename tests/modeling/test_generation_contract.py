@@ -21,6 +21,8 @@ from tests.modeling.naive_decoding import (
 )
 from tests.modeling.tiny import BLOCK, random_rows, tiny_model
 
+pytestmark = pytest.mark.contract
+
 
 def full_output(inputs: dict, new: int, **settings: Any) -> FBLTGenerateOutput:
     arguments = {"eos_token_id": NEVER, "do_sample": False, **settings}

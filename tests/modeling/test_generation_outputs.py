@@ -8,6 +8,8 @@ from modeling_fblt.generation_fblt import FBLTGenerateOutput
 from tests.modeling.naive_decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import random_rows
 
+pytestmark = pytest.mark.contract
+
 NEW = 9
 
 

@@ -13,6 +13,8 @@ from modeling_fblt.modeling_fblt import FBLTForCausalLM, FBLTModel
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.modeling.tiny import random_rows, tiny_model
 
+pytestmark = pytest.mark.contract
+
 # Run elsewhere: loads through the Auto classes, and writes down what it sees.
 LOAD = """
 import json, sys

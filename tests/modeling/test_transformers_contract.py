@@ -13,6 +13,8 @@ from modeling_fblt.configuration_fblt import BOS_ID, EOS_ID, MASK_ID, PAD_ID, VO
 from modeling_fblt.modeling_fblt import FBLTForCausalLM, FBLTModel
 from tests.modeling.tiny import BLOCK, DECODER_WINDOW, random_rows, tiny_config, tiny_model
 
+pytestmark = pytest.mark.contract
+
 CLOSE = {"atol": 1e-9, "rtol": 0}
 PARTS = ("patcher_config", "encoder_config", "global_config", "decoder_config")
 # Longer than two windows, where attention is computed in tiles.

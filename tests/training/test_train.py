@@ -89,6 +89,7 @@ def test_logs_are_those_of_a_step_computed_by_hand(tmp_path):
     assert logged["bytes_per_second"] > 0
 
 
+@pytest.mark.contract
 def test_losses_are_averaged_over_all_target_bytes_of_a_step(tmp_path):
     """Rows with different numbers of targets, in one batch or in two that are accumulated."""
     write_instructions(tmp_path / "prompts")

@@ -9,23 +9,46 @@ from typing import Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .keys import Shape
+from .weight_names import Shape
 
 SAFETENSORS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "consolidated.pth"
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
+# The types that weights of the model may have, by their names in safetensors.
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Those of other tensors, which a checkpoint may hold as long as the model needs none of them.
+_OTHERS = {
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
+_DTYPES = FLOATS | _OTHERS
 
 
-class SourceError(ValueError):
+class ReadingError(ValueError):
     """A checkpoint that cannot be read; the message says which file and why."""
 
 
-class TensorSource(Protocol):
+def check_float(key: str, dtype: torch.dtype, purpose: str) -> None:
+    """Refuses a weight whose values are no plain floats: integers, quantised, 8-bit or complex numbers.
+
+    Raises:
+        ReadingError: names the key, its type and the remedy.
+    """
+    if dtype not in FLOATS.values():
+        known = ", ".join(str(known).removeprefix("torch.") for known in FLOATS.values())
+        raise ReadingError(
+            f"{key}: is of type {str(dtype).removeprefix('torch.')}, but {purpose} needs one of {known}: "
+            "give the checkpoint that it was quantised or cast from"
+        )
+
+
+class TensorReader(Protocol):
     """Tensors by key.
 
     Attributes:
@@ -36,7 +59,7 @@ class TensorSource(Protocol):
     dtypes: dict[str, torch.dtype]
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Rows `start .. stop - 1` of a tensor, all of them by default."""
+        """A tensor, or its entries `start .. stop - 1` along the first dimension."""
         ...
 
 
@@ -44,20 +67,20 @@ def read_json(path: Path) -> dict:
     """A JSON object.
 
     Raises:
-        SourceError: it is missing or is none.
+        ReadingError: it is missing or is none.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SourceError(f"{path}: is missing") from None
+        raise ReadingError(f"{path}: is missing") from None
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: is not JSON ({error})") from None
+        raise ReadingError(f"{path}: is not JSON ({error})") from None
     if not isinstance(content, dict):
-        raise SourceError(f"{path}: holds a {type(content).__name__}, not an object")
+        raise ReadingError(f"{path}: holds a {type(content).__name__}, not an object")
     return content
 
 
-class SafetensorsSource:
+class SafetensorsReader:
     """`model.safetensors`, or the shards that `model.safetensors.index.json` names."""
 
     def __init__(self, folder: Path):
@@ -74,36 +97,36 @@ class SafetensorsSource:
         if promised is not None:
             for key, name in promised.items():
                 if key not in self._handles:
-                    raise SourceError(f"{folder / name}: does not hold {key}, which {INDEX} places there")
+                    raise ReadingError(f"{folder / name}: does not hold {key}, which {INDEX} places there")
             extra = set(self._handles) - set(promised)
             if extra:
-                raise SourceError(f"{index}: does not name {sorted(extra)[0]}, which a shard holds")
+                raise ReadingError(f"{index}: does not name {sorted(extra)[0]}, which a shard holds")
 
     @staticmethod
     def _promised(index: Path) -> dict[str, str]:
         names = read_json(index).get("weight_map")
         if not isinstance(names, dict) or not names:
-            raise SourceError(f"{index}: has no weight_map")
+            raise ReadingError(f"{index}: has no weight_map")
         for key, name in names.items():
             # A shard lies beside its index: a path could lead anywhere on this machine.
             if not isinstance(name, str) or Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-                raise SourceError(f"{index}: places {key} in {name!r}, which is not a file name in that folder")
+                raise ReadingError(f"{index}: places {key} in {name!r}, which is not a file name in that folder")
         return names
 
     def _add(self, path: Path) -> None:
         if not path.is_file():
-            raise SourceError(f"{path}: is missing")
+            raise ReadingError(f"{path}: is missing")
         try:
             handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise SourceError(f"{path}: is damaged or cut short ({error})") from None
+            raise ReadingError(f"{path}: is damaged or cut short ({error})") from None
         for key in handle.keys():  # noqa: SIM118 (not a dict)
             if key in self._handles:
-                raise SourceError(f"{path}: holds {key}, which another shard holds too")
+                raise ReadingError(f"{path}: holds {key}, which another shard holds too")
             part = handle.get_slice(key)
             kind = part.get_dtype()
             if kind not in _DTYPES:
-                raise SourceError(f"{path}: {key} is of type {kind}; expected one of {', '.join(_DTYPES)}")
+                raise ReadingError(f"{path}: {key} is of type {kind}; expected one of {', '.join(_DTYPES)}")
             self.shapes[key], self.dtypes[key] = tuple(part.get_shape()), _DTYPES[kind]
             self._handles[key] = handle
 
@@ -111,28 +134,28 @@ class SafetensorsSource:
         return self._handles[key].get_slice(key)[start:stop]
 
 
-class PickleSource:
+class PickleReader:
     """`consolidated.pth`: a state dict, or one under `model`. Pages are read when a tensor is."""
 
     def __init__(self, path: Path):
         if not path.is_file():
-            raise SourceError(f"{path}: is missing")
+            raise ReadingError(f"{path}: is missing")
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except pickle.UnpicklingError as error:
             reason = str(error).splitlines()[0]
-            raise SourceError(
+            raise ReadingError(
                 f"{path}: needs more than tensors to load and could run code, so it is not loaded ({reason})"
             ) from None
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SourceError(f"{path}: is damaged, cut short or of an old format ({reason})") from None
+            raise ReadingError(f"{path}: is damaged, cut short or of an old format ({reason})") from None
         state = content.get("model", content) if isinstance(content, dict) else content
         if not isinstance(state, dict) or not state:
-            raise SourceError(f"{path}: holds no state dict")
+            raise ReadingError(f"{path}: holds no state dict")
         for key, value in state.items():
             if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
-                raise SourceError(f"{path}: {key} is not a plain tensor")
+                raise ReadingError(f"{path}: {key} is not a plain tensor")
         self._state = state
         self.shapes = {key: tuple(value.shape) for key, value in state.items()}
         self.dtypes = {key: value.dtype for key, value in state.items()}
@@ -141,17 +164,17 @@ class PickleSource:
         return self._state[key][start:stop]
 
 
-class JoinedSource:
-    """Several sources as one, each behind a prefix of its own."""
+class JoinedReader:
+    """Several readers as one; the keys of each get a prefix."""
 
-    def __init__(self, sources: dict[str, TensorSource]):
-        self._places = {}
+    def __init__(self, readers: dict[str, TensorReader]):
+        self._origins = {}
         self.shapes, self.dtypes = {}, {}
-        for prefix, source in sources.items():
-            for key in source.shapes:
-                self._places[prefix + key] = source, key
-                self.shapes[prefix + key], self.dtypes[prefix + key] = source.shapes[key], source.dtypes[key]
+        for prefix, reader in readers.items():
+            for key in reader.shapes:
+                self._origins[prefix + key] = reader, key
+                self.shapes[prefix + key], self.dtypes[prefix + key] = reader.shapes[key], reader.dtypes[key]
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        source, inner = self._places[key]
-        return source.read(inner, start, stop)
+        reader, inner = self._origins[key]
+        return reader.read(inner, start, stop)

@@ -17,6 +17,7 @@ from .checkpoints import (
     MODEL,
     PATCHING,
     random_ids,
+    run,
     write_hub,
     write_json,
     write_training,
@@ -109,7 +110,7 @@ def test_sharded_sources_and_outputs(tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype_rounds_once(dtype, tmp_path):
     state, _ = write_training(tmp_path / "source")
-    assert main(["--source", f"{tmp_path}/source", "--output", f"{tmp_path}/out", "--dtype", dtype]) == 0
+    assert run(main, ["--source", f"{tmp_path}/source", "--output", f"{tmp_path}/out", "--dtype", dtype]).exit_code == 0
     weights = load_file(tmp_path / "out" / "model.safetensors")
     wanted = state["local_decoder.output.weight"].to(getattr(torch, dtype))
     assert torch.equal(weights["lm_head.weight"][:260], wanted)
@@ -166,16 +167,15 @@ def test_transformers_shapes_compute_what_transformers_computes(shape, tmp_path)
     torch.testing.assert_close(found[..., :260], expected, atol=1e-4, rtol=0)
 
 
-def test_validation_passes_and_catches(tmp_path, capsys):
+def test_validation_passes_and_catches(tmp_path):
     write_transformers(tmp_path / "source")
     convert(str(tmp_path / "source"), tmp_path / "fblt")
     assert "greedy text" in (tmp_path / "fblt" / "README.md").read_text()
     arguments = ["--source", str(tmp_path / "source"), "--converted", str(tmp_path / "fblt")]
     (tmp_path / "prompts.txt").write_text("One prompt.\n")
-    assert validate_main([*arguments, "--prompts", str(tmp_path / "prompts.txt")]) == 0
+    assert run(validate_main, [*arguments, "--prompts", str(tmp_path / "prompts.txt")]).exit_code == 0
     weights = load_file(tmp_path / "fblt" / "model.safetensors")
     weights["lm_head.weight"][70] += 0.01
     save_file(weights, tmp_path / "fblt" / "model.safetensors", {"format": "pt"})
-    capsys.readouterr()
-    assert validate_main(arguments) == 1
-    assert "FAIL" in capsys.readouterr().out
+    result = run(validate_main, arguments)
+    assert result.exit_code == 1 and "FAIL" in result.stdout

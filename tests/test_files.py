@@ -1,5 +1,7 @@
 """Folders that appear whole or not at all."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,35 @@ def test_an_earlier_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_p
     with pytest.raises(OSError, match="no"):
         publish(written, final)
     assert (final / "file").read_text() == "final"
+
+
+def test_a_new_folder_takes_the_place_of_none(tmp_path):
+    output = tmp_path / "output"
+    output.mkdir()
+    with appearing_folder(output, new=True) as folder:
+        (folder / "file").write_text("first")
+    with pytest.raises(FileExistsError, match="exists"), appearing_folder(output, new=True):
+        raise AssertionError("refused too late")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="link"), appearing_folder(tmp_path / "link", new=True):
+        raise AssertionError("refused too late")
+    # One that appeared in the meantime is kept too.
+    with pytest.raises(FileExistsError), appearing_folder(tmp_path / "late", new=True) as folder:
+        (folder / "file").write_text("ours")
+        (tmp_path / "late").mkdir()
+        (tmp_path / "late" / "file").write_text("theirs")
+    assert (tmp_path / "late" / "file").read_text() == "theirs" and (output / "file").read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == {"output", "link", "late"}
+
+
+def test_what_is_written_has_the_permissions_of_new_files(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        with appearing_folder(tmp_path / "output") as folder:
+            (folder / "inner").mkdir(mode=0o700)
+            (folder / "inner" / "file").write_text("from elsewhere")
+            (folder / "inner" / "file").chmod(0o400)
+    finally:
+        os.umask(mask)
+    modes = [stat.S_IMODE((tmp_path / "output" / name).stat().st_mode) for name in ("", "inner", "inner/file")]
+    assert modes == [0o750, 0o750, 0o640]

@@ -11,18 +11,18 @@ from transformers import initialization
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
-from .keys import ENTROPY_PREFIX, META, TRANSFORMERS, Link, Shape, links
 from .meta_config import import_meta
-from .sources import (
+from .tensor_readers import (
     PICKLE,
-    JoinedSource,
-    PickleSource,
-    SafetensorsSource,
-    SourceError,
-    TensorSource,
+    JoinedReader,
+    PickleReader,
+    ReadingError,
+    SafetensorsReader,
+    TensorReader,
     read_json,
 )
 from .transformers_config import import_transformers
+from .weight_names import ENTROPY_PREFIX, META, TRANSFORMERS, Link, Shape, links
 
 TRAINING = "training"
 FBLT = "fblt"
@@ -39,8 +39,8 @@ class Checkpoint:
         layout: `"training"`, `"meta"`, `"transformers"` or `"fblt"`.
         folder: where it lies.
         config: the FBLTConfig of its model.
-        source: its tensors, by the layout's keys.
-        ignored: patterns of keys that this checkpoint has and needs not, with reasons.
+        tensors: its reader, which knows tensors by the layout's keys.
+        ignored: patterns of keys that the model does not need, with reasons.
         last_pooling: number of the last cross-attention layer of its encoder.
         notes: what a user should know of the conversion.
     """
@@ -48,7 +48,7 @@ class Checkpoint:
     layout: str
     folder: Path
     config: FBLTConfig
-    source: TensorSource
+    tensors: TensorReader
     ignored: dict[str, str] = field(default_factory=dict)
     last_pooling: int = 0
     notes: list[str] = field(default_factory=list)
@@ -58,11 +58,12 @@ class Checkpoint:
 
 
 def hash_tables(config: FBLTConfig) -> int:
+    """How many tables of hashed n-grams a BLT keeps apart."""
     return config.encoder_config.hash_functions * len(config.encoder_config.hash_ngram_sizes)
 
 
 def last_pooling(config: FBLTConfig) -> int:
-    """In a layout that numbers the encoder's cross-attention layers as FBLT applies them."""
+    """The number of the encoder's last cross-attention layer, in a layout that numbers them as FBLT applies them."""
     encoder = config.encoder_config
     return encoder.num_hidden_layers - 1 if encoder.cross_attn_all_layers else 0
 
@@ -83,12 +84,12 @@ def fetch(source: str) -> Path:
     if folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise SourceError(f"{source}: is no folder, and no repository such as facebook/blt-1b")
+        raise ReadingError(f"{source}: is no folder, and no repository such as facebook/blt-1b")
     return Path(snapshot_download(source, allow_patterns=_DOWNLOADED))
 
 
 def open_checkpoint(folder: Path, entropy: Path | None = None, entropy_window: int | None = None) -> Checkpoint:
-    """Tells the layout, reads the configs and lists the tensors.
+    """Finds the layout, reads the configs and lists the tensors.
 
     Args:
         folder: the checkpoint.
@@ -96,14 +97,14 @@ def open_checkpoint(folder: Path, entropy: Path | None = None, entropy_window: i
         entropy_window: its window, if not as its config says.
 
     Raises:
-        SourceError, ConfigError: the checkpoint is damaged, or FBLT cannot express it.
+        ReadingError, ConfigError: the checkpoint is damaged, or FBLT cannot express it.
     """
     layout = detect(folder)
     if layout in (FBLT, TRANSFORMERS) and (entropy or entropy_window):
-        raise SourceError(f"{folder}: has the {layout} layout, whose patcher is part of it: leave --entropy* out")
+        raise ReadingError(f"{folder}: has the {layout} layout, whose patcher is part of it: leave --entropy* out")
     if layout == FBLT:
         config = FBLTConfig.from_pretrained(folder)
-        return Checkpoint(layout, folder, config, SafetensorsSource(folder), last_pooling=last_pooling(config))
+        return Checkpoint(layout, folder, config, SafetensorsReader(folder), last_pooling=last_pooling(config))
     if layout == TRANSFORMERS:
         return _open_transformers(folder)
     return _open_meta(folder, layout, entropy, entropy_window)
@@ -113,7 +114,7 @@ def detect(folder: Path) -> str:
     """The layout of a folder.
 
     Raises:
-        SourceError: none of those known.
+        ReadingError: none of those known.
     """
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
@@ -124,7 +125,7 @@ def detect(folder: Path) -> str:
             return META
     if (folder / "params.json").is_file():
         return TRAINING
-    raise SourceError(
+    raise ReadingError(
         f"{folder}: no layout that is known: neither a config.json of transformers' BLT, of FBLT or with Meta's "
         "`args`, nor a "
         "params.json"
@@ -140,33 +141,33 @@ def _section(content: dict, *path: str) -> dict | None:
 def _open_meta(folder: Path, layout: str, entropy: Path | None, window: int | None) -> Checkpoint:
     if layout == TRAINING:
         params = read_json(folder / "params.json")
-        model, source = _section(params, "model"), PickleSource(folder / PICKLE)
+        model, tensors = _section(params, "model"), PickleReader(folder / PICKLE)
         where = folder / "params.json"
     else:
         params = read_json(folder / "train_args.json") if (folder / "train_args.json").is_file() else {}
-        model, source = read_json(folder / "config.json")["args"], SafetensorsSource(folder)
+        model, tensors = read_json(folder / "config.json")["args"], SafetensorsReader(folder)
         where = folder / "config.json"
     if model is None:
-        raise SourceError(f"{where}: has no `model`")
+        raise ReadingError(f"{where}: has no `model`")
     entropy_folder = entropy or next((folder / name for name in _ENTROPY_FOLDERS if (folder / name).is_dir()), None)
     if entropy_folder is None:
-        raise SourceError(f"{folder}: has no entropy model in {' or '.join(_ENTROPY_FOLDERS)}/; give --entropy")
-    entropy_model, entropy_source = _open_entropy(entropy_folder)
+        raise ReadingError(f"{folder}: has no entropy model in {' or '.join(_ENTROPY_FOLDERS)}/; give --entropy")
+    entropy_model, entropy_tensors = _open_entropy(entropy_folder)
     config = import_meta(model, _section(params, "data", "patcher_args"), entropy_model, window, str(where))
-    joined = JoinedSource({"": source, ENTROPY_PREFIX: entropy_source})
+    joined = JoinedReader({"": tensors, ENTROPY_PREFIX: entropy_tensors})
     return Checkpoint(layout, folder, config, joined, last_pooling=last_pooling(config))
 
 
-def _open_entropy(folder: Path) -> tuple[dict, TensorSource]:
+def _open_entropy(folder: Path) -> tuple[dict, TensorReader]:
     if (folder / "config.json").is_file():
-        model, source = _section(read_json(folder / "config.json"), "args"), SafetensorsSource(folder)
+        model, tensors = _section(read_json(folder / "config.json"), "args"), SafetensorsReader(folder)
     elif (folder / "params.json").is_file():
-        model, source = _section(read_json(folder / "params.json"), "entropy_model"), PickleSource(folder / PICKLE)
+        model, tensors = _section(read_json(folder / "params.json"), "entropy_model"), PickleReader(folder / PICKLE)
     else:
-        raise SourceError(f"{folder}: holds no entropy model, neither config.json nor params.json")
+        raise ReadingError(f"{folder}: holds no entropy model, neither config.json nor params.json")
     if model is None:
-        raise SourceError(f"{folder}: its config does not describe an entropy model")
-    return model, source
+        raise ReadingError(f"{folder}: its config does not describe an entropy model")
+    return model, tensors
 
 
 def _open_transformers(folder: Path) -> Checkpoint:
@@ -181,4 +182,4 @@ def _open_transformers(folder: Path) -> Checkpoint:
         notes.append("transformers' BLT keeps the patches of the last encoder layer only, and so does this model.")
     if config.eos_token_id is None:
         notes.append("The config has no eos_token_id: attention does not stop at </s>. Generation stops there.")
-    return Checkpoint(TRANSFORMERS, folder, config, SafetensorsSource(folder), ignored, last, notes)
+    return Checkpoint(TRANSFORMERS, folder, config, SafetensorsReader(folder), ignored, last, notes)

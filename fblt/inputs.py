@@ -1,0 +1,36 @@
+"""What the commands on a model share: loading it with its tokenizer, and reading a text given as an argument."""
+
+import sys
+
+import click
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from modeling_fblt import FBLTForCausalLM
+
+MODEL = click.argument("model")
+TEXT = click.argument("text", default="-")
+
+
+def load(model: str, device: str = "cpu") -> tuple[FBLTForCausalLM, PreTrainedTokenizerBase]:
+    """A model in eval mode and its tokenizer, from a folder or a Hub repository; the code is this package's.
+
+    Raises:
+        ValueError: it is no FBLT.
+    """
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    if not isinstance(loaded, FBLTForCausalLM):
+        raise ValueError(f"model {model!r}: is a {type(loaded).__name__}; give an FBLT")
+    return loaded.eval().to(torch.device(device)), AutoTokenizer.from_pretrained(model)
+
+
+def read_text(text: str) -> str:
+    """The text itself; standard input, all of it, where it is `-`.
+
+    Raises:
+        ValueError: standard input is no UTF-8, or there is no byte.
+    """
+    content = sys.stdin.buffer.read() if text == "-" else text.encode()
+    if not content:
+        raise ValueError("text: is empty; give at least one byte, as an argument or on standard input")
+    return content.decode()
