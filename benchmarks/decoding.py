@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fblt.training.evaluation_bytes import next_byte_figures
-from fblt.training.evaluation_text import Document, Prompt, draw_prompts, encode, limit, load_split
-from fblt.training.evaluation_writing import equality, write
-from fblt.training.metrics import share
+from fblt.training.evaluation.measures import share
+from fblt.training.evaluation.next_bytes import next_byte_figures
+from fblt.training.evaluation.samples import Document, Prompt, draw_prompts, encode, limit, load_split
+from fblt.training.evaluation.traffic import COMPONENTS, component_parameters, traffic_gb
+from fblt.training.evaluation.writing import equality, write
 from rich.console import Console
 
 from examples.demo import PROMPTS
@@ -38,7 +39,6 @@ from .harness import (
     start,
     summary_of,
 )
-from .metrics import COMPONENTS, component_parameters, traffic_gb
 from .plots import bars
 from .profiling import profile_generation
 from .transformers_blt import transformers_twin

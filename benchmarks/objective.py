@@ -21,9 +21,10 @@ from pathlib import Path
 
 from datasets import Dataset
 from fblt.conversion.add_diffusion import mask_row
-from fblt.training.evaluation_bytes import next_byte_figures
-from fblt.training.evaluation_drafts import draft_figures
-from fblt.training.evaluation_text import (
+from fblt.training.evaluation.drafts import draft_figures
+from fblt.training.evaluation.measures import distinct_ngrams, mean, share
+from fblt.training.evaluation.next_bytes import next_byte_figures
+from fblt.training.evaluation.samples import (
     Anchor,
     Document,
     Prompt,
@@ -33,11 +34,10 @@ from fblt.training.evaluation_text import (
     limit,
     load_split,
 )
-from fblt.training.evaluation_writing import DECODINGS, NGRAM, write
-from fblt.training.metrics import distinct_ngrams, mean, share
+from fblt.training.evaluation.writing import DECODINGS, NGRAM, write
+from fblt.training.packing.sequences import collate
 from fblt.training.recipe import OBJECTIVE, PAPER, load_recipe
 from fblt.training.run import load_initial, patched_rows
-from fblt.training.sequences import collate
 from fblt.training.trainer import FBLTTrainer
 from transformers import TrainerCallback, TrainingArguments, set_seed
 

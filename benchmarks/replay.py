@@ -31,6 +31,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from fblt.training.evaluation.traffic import COMPONENTS, component_parameters, traffic_gb
 from rich.console import Console
 
 from modeling_fblt import base_model_fblt, byte_choice_fblt, drafters_fblt
@@ -51,7 +52,6 @@ from .harness import (
     start,
     summary_of,
 )
-from .metrics import COMPONENTS, component_parameters, traffic_gb
 from .plots import bars
 from .random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
 

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from fblt.training.optimizers import build_optimizer
 from fblt.training.recipe import PAPER, load_recipe
+from fblt.training.running.optimizers import build_optimizer
 from rich.console import Console
 from torch import nn
 from transformers import BltForCausalLM

@@ -20,8 +20,8 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the script also runs without the repository being installed
 
-from fblt.benchmarks.metrics import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb  # noqa: E402
-from fblt.training.data_text import spaces_to_tabs  # noqa: E402
+from fblt.training.data.text import spaces_to_tabs  # noqa: E402
+from fblt.training.evaluation.traffic import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb  # noqa: E402
 
 from examples.display import PlainDisplay, RichDisplay, Several, recording_console  # noqa: E402
 

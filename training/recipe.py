@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from modeling_fblt import FBLTConfig
 
-from .optimizers import build_optimizer
+from .running.optimizers import build_optimizer
 
 EXAMPLE = "see training/recipes/demo.yaml for all sections"
 REQUIRED = ("seed", "data", "output", "sequence_length", "optimizer", "trainer")

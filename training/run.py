@@ -14,14 +14,14 @@ from transformers import TrainingArguments, set_seed
 from fblt.files import publish
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
-from .checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint
-from .instructions import instruction_rows, is_instructions, load_instructions
-from .packed import is_packed, load_packed
-from .patching_model import load_trained_patcher
+from .evaluation.run_metrics import row_anchors
+from .packing.instructions import instruction_rows, is_instructions, load_instructions
+from .packing.packed import is_packed, load_packed
+from .packing.patching import load_trained_patcher
+from .packing.sequences import collate, packed_dataset
 from .recipe import OBJECTIVE
-from .run_metrics import row_anchors
-from .sequences import collate, packed_dataset
-from .sharded import allow_sharding_on_cpu
+from .running.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint
+from .running.sharded import allow_sharding_on_cpu
 from .trainer import FBLTTrainer
 
 EVALUATION_DRAFTS = 256

@@ -30,8 +30,8 @@ from modeling_fblt.patching_fblt import (
     patch_starts,
 )
 
+from .packing.sequences import collate, limit_sources, pack
 from .recipe import load_recipe
-from .sequences import collate, limit_sources, pack
 from .trainer import RecipeTrainer
 
 

@@ -12,11 +12,11 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from fblt.files import publish
 from modeling_fblt import FBLTForCausalLM
 
-from .checkpoints import UNFINISHED, clean, rotate
-from .evaluation_text import Anchor
-from .optimizers import build_optimizer
-from .run_metrics import StepSums, draft_metrics, print_metrics
-from .sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
+from .evaluation.run_metrics import StepSums, draft_metrics, print_metrics
+from .evaluation.samples import Anchor
+from .running.checkpoints import UNFINISHED, clean, rotate
+from .running.optimizers import build_optimizer
+from .running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
 
 SUMS_NAME = "log_sums_{}.pt"  # by process
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fblt.training.instructions import encode_instruction, instruction_rows, load_instructions
+from fblt.training.packing.instructions import encode_instruction, instruction_rows, load_instructions
+from fblt.training.packing.sequences import collate
 from fblt.training.recipe import OBJECTIVE, check_recipe, load_recipe
 from fblt.training.run import build_model, run
-from fblt.training.sequences import collate
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID

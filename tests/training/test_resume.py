@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fblt.training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
 from fblt.training.recipe import load_recipe
 from fblt.training.run import run
+from fblt.training.running.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
 from fblt.training.train import main
 
 from tests.training.runs import losses, write_recipe

@@ -11,10 +11,10 @@ import torch
 import yaml
 from datasets import Dataset
 from fblt.training import train, train_patcher
+from fblt.training.evaluation.run_metrics import BYTES_BEFORE_ANCHOR, row_anchors
+from fblt.training.packing.sequences import collate
 from fblt.training.recipe import load_recipe
 from fblt.training.run import build_trainer, run
-from fblt.training.run_metrics import BYTES_BEFORE_ANCHOR, row_anchors
-from fblt.training.sequences import collate
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import EOS_ID

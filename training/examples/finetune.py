@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from fblt.training.data_text import clean_text
-from fblt.training.evaluation_bytes import next_byte_figures
-from fblt.training.evaluation_drafts import continuations, draft_figures
-from fblt.training.evaluation_text import Anchor, Document, draw_anchors, right_padded
-from fblt.training.sequences import collate, encode_document, find_patch_starts, pack
+from fblt.training.data.text import clean_text
+from fblt.training.evaluation.drafts import continuations, draft_figures
+from fblt.training.evaluation.next_bytes import next_byte_figures
+from fblt.training.evaluation.samples import Anchor, Document, draw_anchors, right_padded
+from fblt.training.packing.sequences import collate, encode_document, find_patch_starts, pack
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text

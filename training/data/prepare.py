@@ -1,0 +1,200 @@
+"""Builds the demo data: Debian packages -> documents -> a `datasets` folder with a manifest.
+
+    python -m training.prepare_data --output data/demo
+
+Columns: `source`, `group`, `license`, `split`, `text`. Splits: train, validation, test; whole groups are held out.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, disable_progress_bars
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from fblt.files import appearing_folder
+
+from .formats import DataFormatError
+from .packages import Package, PackageError, check_tools, download, missing_packages, read_package, unpack
+from .readers import Document
+from .sources import COMMON_TRANSFORMATIONS, SOURCES, Source
+from .splits import SPLITS, HoldOutError, assign_splits, drop_repeated
+
+SCRIPT_VERSION = 1  # raise it when the same packages and seed give other documents
+
+
+class ArgumentError(ValueError):
+    """An argument cannot be used; raised before any work."""
+
+
+@dataclass(frozen=True)
+class SourceResult:
+    source: Source
+    packages: list[Package]
+    rows: list[dict[str, str]]
+
+
+def prepare(output: Path, packages_folder: Path, may_download: bool, seed: int, overwrite: bool) -> dict:
+    """Builds the data set and returns its manifest. `output` appears only when it is complete."""
+    check_arguments(output, packages_folder, may_download, seed, overwrite)
+    names = [name for source in SOURCES for name in source.packages]
+    for name in tqdm(missing_packages(names, packages_folder), desc="downloading", unit="package"):
+        download(name, packages_folder)
+
+    with appearing_folder(output) as complete, tempfile.TemporaryDirectory(dir=complete.parent) as scratch:
+        results = []
+        for source in (progress := tqdm(SOURCES, desc="reading", unit="source")):
+            progress.set_postfix_str(source.name)
+            results.append(read_source(source, packages_folder, Path(scratch) / source.name, seed))
+        manifest = write(results, complete, seed)
+        copy_licences(results, Path(scratch), complete / "licenses")
+    return manifest
+
+
+def check_arguments(output: Path, packages_folder: Path, may_download: bool, seed: int, overwrite: bool) -> None:
+    """Raises an error that names argument, value and remedy."""
+    if seed < 0:
+        raise ArgumentError(f"--seed {seed}: must be 0 or more")
+    if output.exists() and not overwrite:
+        raise ArgumentError(f"--output {output}: exists already; choose another folder or pass --overwrite")
+    if output.exists() and not (output / "manifest.json").is_file():
+        raise ArgumentError(f"--output {output}: has no manifest.json, so it is not replaced; choose another folder")
+    if not may_download:
+        if not packages_folder.is_dir():
+            raise ArgumentError(
+                f"--packages {packages_folder}: no such folder; give the folder that holds the .deb files"
+            )
+        missing = missing_packages([name for source in SOURCES for name in source.packages], packages_folder)
+        if missing:
+            raise ArgumentError(
+                f"--packages {packages_folder}: lacks {', '.join(missing)}; add their .deb files (Debian 12)"
+            )
+    check_tools(download=may_download)
+
+
+def read_source(source: Source, packages_folder: Path, scratch: Path, seed: int) -> SourceResult:
+    """Unpacks a source's packages into `scratch` and reads its documents."""
+    packages = [read_package(name, packages_folder) for name in source.packages]
+    for package in packages:
+        unpack(package, scratch)
+    return SourceResult(source, packages, rows_of(source, list(source.read(scratch)), seed))
+
+
+def rows_of(source: Source, documents: list[Document], seed: int) -> list[dict[str, str]]:
+    """Returns the rows of a source's documents, without repeated documents and cut groups."""
+    documents = drop_repeated(documents)
+    splits = assign_splits(source.name, documents, source.hold_out, seed)
+    return [
+        {
+            "source": source.name,
+            "group": document.group,
+            "license": source.licence,
+            "split": splits[document.group],
+            "text": document.text,
+        }
+        for document in documents
+        if document.group in splits
+    ]
+
+
+def write(results: list[SourceResult], folder: Path, seed: int) -> dict:
+    """Writes the data set and `manifest.json` into `folder`; returns the manifest."""
+    rows = [row for result in results for row in result.rows]
+    disable_progress_bars()  # three tiny writes: our own bars say enough
+    splits = {split: Dataset.from_list([row for row in rows if row["split"] == split]) for split in SPLITS}
+    DatasetDict(splits).save_to_disk(folder)
+    manifest = {
+        "script": "training.prepare_data",
+        "script_version": SCRIPT_VERSION,
+        "seed": seed,
+        "transformations": list(COMMON_TRANSFORMATIONS),
+        "sources": [source_manifest(result) for result in results],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return manifest
+
+
+def source_manifest(result: SourceResult) -> dict:
+    """Returns what the manifest says about one source; sizes in bytes of UTF-8 text."""
+    documents = Counter(row["split"] for row in result.rows)
+    sizes: Counter[str] = Counter()
+    for row in result.rows:
+        sizes[row["split"]] += len(row["text"].encode())
+    held_out = {split: sorted({row["group"] for row in result.rows if row["split"] == split}) for split in SPLITS[1:]}
+    return {
+        "name": result.source.name,
+        "description": result.source.description,
+        "license": result.source.licence,
+        "packages": [package.to_manifest() for package in result.packages],
+        "transformations": list(result.source.transformations),
+        "splits": {split: {"documents": documents[split], "bytes": sizes[split]} for split in SPLITS},
+        "held_out_groups": held_out,
+    }
+
+
+def copy_licences(results: list[SourceResult], scratch: Path, folder: Path) -> None:
+    """Copies the packages' copyright files: their licences ask that the notice goes with the text."""
+    folder.mkdir()
+    for result in results:
+        for package in result.packages:
+            notice = scratch / result.source.name / "usr/share/doc" / package.name / "copyright"
+            if notice.is_file():
+                shutil.copyfile(notice, folder / f"{package.name}.txt")
+
+
+def print_table(manifest: dict, console: Console) -> None:
+    """Prints source, licence, documents and MB (10^6 bytes) per split."""
+    table = Table(title="documents / MB")
+    for heading in ("source", "licence"):
+        table.add_column(heading)
+    for heading in (*SPLITS, "all"):
+        table.add_column(heading, justify="right")
+
+    def cells(splits: list[dict]) -> list[str]:
+        return [f"{part['documents']} / {part['bytes'] / 1e6:.2f}" for part in (*splits, total(splits))]
+
+    def total(parts: list[dict]) -> dict:
+        return {key: sum(part[key] for part in parts) for key in ("documents", "bytes")}
+
+    for source in manifest["sources"]:
+        table.add_row(source["name"], source["license"], *cells([source["splits"][split] for split in SPLITS]))
+    sums = [total([source["splits"][split] for source in manifest["sources"]]) for split in SPLITS]
+    table.add_section()
+    table.add_row("all", "", *cells(sums))
+    console.print(table)
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.prepare_data", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, such as data/demo")
+    parser.add_argument(
+        "--cache-dir", type=Path, default=Path("data/packages"), help="where downloaded .deb files stay"
+    )
+    parser.add_argument("--packages", type=Path, help="folder that already holds the .deb files: nothing is downloaded")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the held-out files of code and blocks of glosses")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --output")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    folder = options.packages or options.cache_dir
+    try:
+        manifest = prepare(options.output, folder, options.packages is None, options.seed, options.overwrite)
+    except (ArgumentError, PackageError, DataFormatError, HoldOutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_table(manifest, Console())
+    print(f"written: {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
