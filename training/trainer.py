@@ -42,7 +42,7 @@ class FBLTTrainer(RecipeTrainer):
     """Trains an FBLT as a recipe says.
 
     Args:
-        anchors: places to draft at when evaluating.
+        anchors: where to draft when evaluating.
     """
 
     def __init__(self, *args, anchors: list[Anchor], **kwargs):
@@ -63,7 +63,8 @@ class FBLTTrainer(RecipeTrainer):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
             logs["bits_per_byte"] = logs["loss"] / math.log(2)  # without blocks; the next-byte loss's otherwise
-            logs |= self.sums.figures(self.accelerator.reduce(self.sums.values, "sum"), self.state.global_step)
+            totals = (self.accelerator.reduce(sums, "sum") for sums in (self.sums.losses, self.sums.counts))
+            logs |= self.sums.figures(*totals, self.state.global_step)
             self.sums.begin(self.state.global_step)
         super().log(logs, *args, **kwargs)
 

@@ -46,7 +46,7 @@ def _count(model, rows: Sequence[Row]) -> list[dict[str, float]]:
     real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
     starts = model.patch(ids, real.long()).patch_starts
     logits = model(ids, attention_mask=real.long(), patch_starts=starts, use_cache=False).logits
-    nats = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").double()
+    nats = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
     counted = real & (targets >= BYTE_OFFSET)
     solid = counted & ~is_blank(targets)
     right = logits.argmax(-1) == targets
@@ -59,8 +59,9 @@ def _count(model, rows: Sequence[Row]) -> list[dict[str, float]]:
         "positions": real,
         "patches": starts[:, :-1] & real,
     }
-    per_row = {name: values.sum(1).tolist() for name, values in columns.items()}
-    return [{name: float(per_row[name][i]) for name in SUMS} for i in range(len(rows))]
+    # Summed in double precision, which not every device has.
+    per_row = {name: values.cpu().numpy().sum(1, dtype="float64").tolist() for name, values in columns.items()}
+    return [{name: per_row[name][i] for name in SUMS} for i in range(len(rows))]
 
 
 def _figures(sums: dict[str, float]) -> dict:

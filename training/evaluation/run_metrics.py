@@ -16,7 +16,7 @@ from .drafts import draft_figures
 from .samples import Anchor, Document, draw_anchors
 
 LOSSES = ("next_byte_loss", "diffusion_loss")
-SUMS = (*LOSSES, "bytes", "patches", "timed_bytes")
+COUNTS = ("bytes", "patches", "timed_bytes")
 BYTES_BEFORE_ANCHOR = 64
 UNPRINTED = ("_runtime", "_per_second", "epoch")
 
@@ -25,64 +25,73 @@ class StepSums:
     """Sums over the steps since the last log, kept on the device and read once per log.
 
     Losses come divided by the step's target bytes, so their sum over micro-batches and processes is the step's loss.
+    No device needs float64 for them: losses are float32, counts are whole numbers.
     """
 
     def __init__(self, device: torch.device):
-        self.values = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+        self.losses = torch.zeros(len(LOSSES), dtype=torch.float32, device=device)
+        self.counts = torch.zeros(len(COUNTS), dtype=torch.int64, device=device)
         self.has_blocks = False
         self.since = 0  # the step after which the sums began
         self.begin(0)
 
     def begin(self, step: int) -> None:
         """Starts anew after `step`."""
-        self.values.zero_()
+        self.losses.zero_()
+        self.counts.zero_()
         self.since = step
         self.started, self.paused = time.perf_counter(), 0.0
 
     def add(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
         """Takes in a micro-batch."""
         ids, mask, starts = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("patch_starts")
-        zero = self.values.new_zeros(())
         mask = torch.ones_like(ids) if mask is None else mask
         count = mask.sum()
-        patches = zero if starts is None else (starts[:, :-1] & mask.bool()).sum()
+        patches = torch.zeros_like(count) if starts is None else (starts[:, :-1] & mask.bool()).sum()
+        self.counts += torch.stack([count, patches, count])
         self.has_blocks = outputs.get("diffusion_loss") is not None
-        losses = [outputs[name] if self.has_blocks else zero for name in LOSSES]
-        self.values += torch.stack([value.double() for value in (*losses, count, patches, count)])
+        if self.has_blocks:
+            self.losses += torch.stack([outputs[name].detach().float() for name in LOSSES])
 
     def state(self) -> dict:
         """What a checkpoint keeps, so that a resumed run logs what an uninterrupted one would."""
-        return {"values": self.values.cpu(), "has_blocks": self.has_blocks, "since": self.since}
+        sums = {"losses": self.losses.cpu(), "counts": self.counts.cpu()}
+        return {**sums, "has_blocks": self.has_blocks, "since": self.since}
 
     def restore(self, state: dict) -> None:
-        self.values.copy_(state["values"])
-        self.values[SUMS.index("timed_bytes")] = 0  # the clock started with this process
+        """Goes on from what [`state`] returned. What an earlier version kept otherwise is left out of the next log."""
+        if "counts" not in state:
+            return
+        self.losses.copy_(state["losses"])
+        self.counts.copy_(state["counts"])
+        self.counts[COUNTS.index("timed_bytes")] = 0  # the clock started with this process
         self.has_blocks, self.since = state["has_blocks"], state["since"]
 
-    def figures(self, totals: torch.Tensor, step: int) -> dict[str, float]:
+    def figures(self, losses: torch.Tensor, counts: torch.Tensor, step: int) -> dict[str, float]:
         """The logs' entries at `step`, from the sums of all processes."""
-        named = dict(zip(SUMS, totals.tolist(), strict=True))
+        total = dict(zip(COUNTS, counts.tolist(), strict=True))
         found = {}
         if self.has_blocks:
-            found = {name: named[name] / (step - self.since) for name in LOSSES}
+            means = (loss / (step - self.since) for loss in losses.tolist())
+            found = dict(zip(LOSSES, means, strict=True))
             found["bits_per_byte"] = found["next_byte_loss"] / math.log(2)
-        if named["patches"]:
-            found["mean_patch_length"] = named["bytes"] / named["patches"]
-        found["bytes_per_second"] = named["timed_bytes"] / (time.perf_counter() - self.started - self.paused)
+        if total["patches"]:
+            found["mean_patch_length"] = total["bytes"] / total["patches"]
+        found["bytes_per_second"] = total["timed_bytes"] / (time.perf_counter() - self.started - self.paused)
         return found
 
 
 def row_anchors(rows: Dataset, count: int, drafted: int, seed: int) -> list[Anchor]:
-    """Up to `count` random places in evaluation rows to draft `drafted` bytes at, each within one document."""
+    """Up to `count` random anchors in evaluation rows to draft `drafted` bytes at, each within one document."""
     documents = []
     for ids in rows.with_format("numpy")["input_ids"]:
         ends = np.flatnonzero(ids == EOS_ID) + 1
         documents += [Document("validation", part.astype(np.int64)) for part in np.split(ids, ends)]
-    places = sum(max(len(document.ids) - 1 - drafted - BYTES_BEFORE_ANCHOR, 0) for document in documents)
-    if places == 0:
+    positions = sum(max(len(document.ids) - 1 - drafted - BYTES_BEFORE_ANCHOR, 0) for document in documents)
+    if positions == 0:
         return []
     longest = max(len(document.ids) for document in documents)
-    return draw_anchors(documents, min(count, places), drafted, longest, seed, BYTES_BEFORE_ANCHOR)
+    return draw_anchors(documents, min(count, positions), drafted, longest, seed, BYTES_BEFORE_ANCHOR)
 
 
 def draft_metrics(model, anchors: list[Anchor], batch_size: int, seed: int) -> dict[str, float]:

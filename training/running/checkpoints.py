@@ -1,17 +1,19 @@
-"""A run's folder: one process at a time, its newest whole checkpoint, and what killed processes left behind."""
+"""A run's folder: one process at a time, its newest whole checkpoint, and what killed processes left."""
 
-import fcntl
+import errno
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 UNFINISHED = "unfinished"  # within a run's output: what is being written, replaced or deleted
 LOCK = "lock"
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems that have no locks answer
 SHARDED_MODEL, SHARDED_OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"  # Accelerate's names
 WEIGHTS = ("*.safetensors", f"{SHARDED_MODEL}/.metadata", "pytorch_model*.bin")
 
@@ -24,17 +26,23 @@ def alone_in(output: Path) -> Iterator[None]:
         ValueError: another process works there.
     """
     output.mkdir(parents=True, exist_ok=True)
-    with open(output / LOCK, "a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise ValueError(
-                f"Another process is writing `output` {str(output)!r}: end that one first (a killed launcher may leave "
-                "its processes behind), or give another `output`."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    # A lock that is no more than a file would outlive a killed process, so such a fallback is not taken.
+    lock = FileLock(output / LOCK, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"Another process is writing `output` {str(output)!r}: end that one first (a killed launcher may leave "
+            "its processes running), or give another `output`."
+        ) from None
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    try:
         yield
+    finally:
+        if lock.is_locked:
+            lock.release()
 
 
 def is_whole(checkpoint: Path) -> bool:
