@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
-class PackageError(RuntimeError):
+class PackageError(ValueError):
     """A package cannot be had or unpacked; the message names the remedy."""
 
 

@@ -1,31 +1,30 @@
 """Builds the demo data: Debian packages -> documents -> a `datasets` folder with a manifest.
 
-    python -m training.prepare_data --output data/demo
+    fblt prepare demo --output data/demo
 
 Columns: `source`, `group`, `license`, `split`, `text`. Splits: train, validation, test; whole groups are held out.
 """
 
-import argparse
 import json
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from datasets import Dataset, DatasetDict, disable_progress_bars
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from fblt.commands import Command
 from fblt.files import appearing_folder
 
-from .formats import DataFormatError
-from .packages import Package, PackageError, check_tools, download, missing_packages, read_package, unpack
+from .packages import Package, check_tools, download, missing_packages, read_package, unpack
 from .readers import Document
 from .sources import COMMON_TRANSFORMATIONS, SOURCES, Source
-from .splits import SPLITS, HoldOutError, assign_splits, drop_repeated
+from .splits import SPLITS, assign_splits, drop_repeated
 
 SCRIPT_VERSION = 1  # raise it when the same packages and seed give other documents
 
@@ -111,7 +110,7 @@ def write(results: list[SourceResult], folder: Path, seed: int) -> dict:
     splits = {split: Dataset.from_list([row for row in rows if row["split"] == split]) for split in SPLITS}
     DatasetDict(splits).save_to_disk(folder)
     manifest = {
-        "script": "training.prepare_data",
+        "script": "fblt prepare demo",
         "script_version": SCRIPT_VERSION,
         "seed": seed,
         "transformations": list(COMMON_TRANSFORMATIONS),
@@ -171,30 +170,37 @@ def print_table(manifest: dict, console: Console) -> None:
     console.print(table)
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.prepare_data", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, such as data/demo")
-    parser.add_argument(
-        "--cache-dir", type=Path, default=Path("data/packages"), help="where downloaded .deb files stay"
-    )
-    parser.add_argument("--packages", type=Path, help="folder that already holds the .deb files: nothing is downloaded")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the held-out files of code and blocks of glosses")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --output")
-    return parser.parse_args(arguments)
+@click.group()
+def main() -> None:
+    """Builds a data set that this project trains on."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    folder = options.packages or options.cache_dir
-    try:
-        manifest = prepare(options.output, folder, options.packages is None, options.seed, options.overwrite)
-    except (ArgumentError, PackageError, DataFormatError, HoldOutError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@main.command(cls=Command)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write, such as data/demo.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    default=Path("data/packages"),
+    show_default=True,
+    help="Where downloaded .deb files stay.",
+)
+@click.option(
+    "--packages",
+    type=click.Path(path_type=Path),
+    help="Folder that already holds the .deb files: nothing is downloaded.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses held-out files and blocks of glosses.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result in --output.")
+def demo(output: Path, cache_dir: Path, packages: Path | None, seed: int, overwrite: bool) -> None:
+    """Text of Debian packages: Python code, the King James Bible, Jane Austen's novels, WordNet's glosses.
+
+    Columns: `source`, `group`, `license`, `split`, `text`. Splits: train, validation, test; whole groups are held out.
+    The folder comes with a manifest of packages and licences.
+    """
+    manifest = prepare(output, packages or cache_dir, packages is None, seed, overwrite)
     print_table(manifest, Console())
-    print(f"written: {options.output}")
-    return 0
+    click.echo(f"written: {output}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

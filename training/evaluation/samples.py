@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
 from modeling_fblt.configuration_fblt import BOS_ID, PAD_ID
 
+from ..data.inputs import data_source, open_source
 from ..packing.sequences import encode_document, limit_sources
 from .measures import in_proportion
 
@@ -55,20 +57,28 @@ class Prompt:
     reference: np.ndarray
 
 
-def load_split(folder: str | Path, split: str) -> Dataset:
-    """The documents of one split of a prepared data folder.
+def load_split(data: str | Path, split: str | None = None) -> tuple[Dataset, str]:
+    """The documents of one split, as columns `text` and `source`, and the split's name.
+
+    Args:
+        data: whatever `fblt pack` reads: on this machine: files of text, folders, JSONL, saved `datasets` folders.
+        split: None for `test` if there is one, or for the only split of data that has no more.
 
     Raises:
-        ValueError: no such folder or split; the message says what there is.
+        ValueError: no such data or split, or documents without text; the message says what there is.
     """
-    if not (Path(folder) / "dataset_dict.json").is_file():
-        raise ValueError(
-            f"--data {folder}: holds no data; make it with `python -m training.prepare_data --output {folder}`"
-        )
-    splits = load_from_disk(str(folder))
-    if split not in splits:
-        raise ValueError(f"--split {split}: the data has {', '.join(splits)}")
-    return splits[split]
+    source = data_source(data, "--data")
+    with TemporaryDirectory() as scratch:
+        splits = open_source(source, {"text": "text"}, None, Path(scratch)).splits
+        if split is None:
+            split = next(iter(splits)) if len(splits) == 1 else "test"
+        if split not in splits:
+            raise ValueError(f"--split {split}: the data has {', '.join(splits)}")
+        texts = splits[split]["text"][:]
+        sources = splits[split]["source"][:] if source.parts else [source.name] * len(texts)
+    if None in texts:
+        raise ValueError(f"{source}: row {texts.index(None)} of split {split!r} has no 'text': leave it out.")
+    return Dataset.from_dict({"text": texts, "source": sources}), split
 
 
 def encode(dataset: Dataset) -> list[Document]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
-from .inputs import LONG_STRING, Opened, texts_only
+from ..data.inputs import LONG_STRING, Opened, Source, texts_only
 from .sequences import within_limits
 
 SHARD_BYTES = 2**21  # of rows, what a worker does at a time and the most that it loses
@@ -78,14 +78,14 @@ def build_corpus(
     Raises:
         ValueError: a text is missing, or no source has validation text.
     """
-    names = list(dict.fromkeys(name for found in opened for name in found.source.parts or [found.source.name]))
+    names = list(dict.fromkeys(name for found in opened for name in found.source.part_names))
     parts = [(found, split, documents) for found in opened for split, documents in found.splits.items()]
     features = [documents.features[column] for *_, documents in parts for column in columns]
     kind = features[0] if all(feature == features[0] for feature in features) else LONG_STRING
     texts, sources, sizes, members = [], [], [], {}
     begin = 0
     for i, (found, split, documents) in enumerate(parts):
-        sizes.append(measure(documents, columns, found.source.location, split))
+        sizes.append(measure(documents, columns, found.source, split))
         sources.append(source_indices(documents, found, names))
         texts.append(texts_only(documents, columns, kind, work / "cast" / f"{i}.arrow"))
         members.setdefault(split, []).append(np.arange(begin, begin + len(documents)))
@@ -108,7 +108,7 @@ def _hold_out(corpus: Corpus, opened: list[Opened], share: float | None) -> None
     """Moves the last documents of each source without validation text from `train` to `validation`."""
     if share:
         bring_none = [found.source for found in opened if "validation" not in found.splits]
-        names = [name for source in bring_none for name in source.parts or [source.name]]
+        names = [name for source in bring_none for name in source.part_names]
         train = corpus.splits["train"]
         held = np.zeros(len(train), dtype=bool)
         for name in names:
@@ -124,16 +124,14 @@ def _hold_out(corpus: Corpus, opened: list[Opened], share: float | None) -> None
         )
 
 
-def measure(documents: Dataset, columns: list[str], location: str, split: str) -> np.ndarray:
+def measure(documents: Dataset, columns: list[str], source: Source, split: str) -> np.ndarray:
     """Bytes of UTF-8 of each document `[documents, columns]`."""
     sizes = [np.zeros((0, len(columns)), dtype=np.int64)]
     for table in documents.select_columns(columns).with_format("arrow").iter(10_000):
         for column in columns:
             if table[column].null_count:
                 row = sum(map(len, sizes)) + pc.index(table[column].is_null(), True).as_py()
-                raise ValueError(
-                    f"`--source` {location!r}: row {row} of split {split!r} has no {column!r}: leave it out."
-                )
+                raise ValueError(f"{source}: row {row} of split {split!r} has no {column!r}: leave it out.")
         sizes.append(np.stack([pc.binary_length(table[column]).to_numpy() for column in columns], axis=1))
     return np.concatenate(sizes).astype(np.int64)
 
@@ -148,7 +146,7 @@ def source_indices(documents: Dataset, found: Opened, names: list[str]) -> np.nd
         return np.full(len(documents), names.index(found.source.name))
     unknown = set(documents.unique("source")) - set(found.source.parts)
     if unknown:
-        raise ValueError(f"`--source` {found.source.location!r} has rows of {sorted(unknown)}, not in its manifest.")
+        raise ValueError(f"{found.source} has rows of {sorted(unknown)}, not in its manifest.")
     indices = [np.zeros(0, dtype=np.int64)]
     for table in documents.select_columns(["source"]).with_format("arrow").iter(10_000):
         values = table["source"].combine_chunks()

@@ -1,6 +1,5 @@
-"""Folders of packed rows that `python -m training.pack` made: recognised, checked against a model, loaded."""
+"""Folders of packed rows that `fblt pack` made: checked against a model, and loaded."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -9,21 +8,8 @@ from datasets import Dataset, load_from_disk
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.modeling_fblt import FBLTModel
 
+from ..data.manifest import PACK, is_packed, read_manifest
 from .patching import patching_settings
-
-MANIFEST = "manifest.json"
-SCRIPT = "training.pack"
-
-
-def is_packed(data: str | Path) -> bool:
-    """Whether a data folder holds packed rows rather than documents."""
-    return read_manifest(data).get("script") == SCRIPT
-
-
-def read_manifest(data: str | Path) -> dict:
-    """The manifest of a data folder; empty where there is none."""
-    file = Path(data) / MANIFEST
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def check_manifest(folder: str | Path, model: FBLTModel | FBLTForCausalLM) -> dict:
@@ -36,7 +22,7 @@ def check_manifest(folder: str | Path, model: FBLTModel | FBLTForCausalLM) -> di
             both and the command that makes the folder anew.
     """
     if not is_packed(folder):
-        raise ValueError(f"`data` {str(folder)!r} holds no packed rows: make them with `python -m {SCRIPT}`.")
+        raise ValueError(f"`data` {str(folder)!r} holds no packed rows: make them with `{PACK}`.")
     manifest = read_manifest(folder)
     there, here = manifest["patching"], patching_settings(model)
     if there is not None and there != here:
@@ -56,7 +42,7 @@ def check_manifest(folder: str | Path, model: FBLTModel | FBLTForCausalLM) -> di
 
 def command(manifest: dict, arguments: list[str]) -> str:
     """The command line that made a folder, with `arguments` for those that a manifest does not hold."""
-    return shlex.join(["python", "-m", SCRIPT, *manifest["arguments"], *arguments])
+    return shlex.join([*PACK.split(), *manifest["arguments"], *arguments])
 
 
 def load_packed(

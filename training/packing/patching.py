@@ -35,7 +35,7 @@ def load_patching_model(model: str | None, recipe: str | None) -> FBLTModel:
 
 
 def load_trained_patcher(patcher: FBLTPatcher, folder: str | Path, recipe: str = "RECIPE") -> float:
-    """Fills in the weights that `training.train_patcher` left in `folder`; returns the threshold it found.
+    """Fills in the weights that `fblt train-patcher` left in `folder`; returns the threshold it found.
 
     Raises:
         FileNotFoundError: no patcher there; the message names the command for `recipe`.
@@ -43,7 +43,7 @@ def load_trained_patcher(patcher: FBLTPatcher, folder: str | Path, recipe: str =
     folder = Path(folder)
     if not (folder / "patching.json").is_file():
         raise FileNotFoundError(
-            f"`patcher.output` {str(folder)!r} holds no patcher: run `python -m training.train_patcher {recipe}` first."
+            f"`patcher.output` {str(folder)!r} holds no patcher: run `fblt train-patcher {recipe}` first."
         )
     patcher.load_state_dict(load_file(folder / "model.safetensors"))
     return json.loads((folder / "patching.json").read_text())["threshold"]

@@ -1,11 +1,10 @@
 """Documents -> packed rows of bytes, with patch starts found once by a frozen patcher."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
@@ -90,21 +89,8 @@ def find_ragged_patch_starts(
 
 
 def device_of(model: FBLTModel) -> torch.device:
-    """Where a model's weights are; the CPU for one that has none, see `training.patching_model`."""
+    """Where a model's weights are; the CPU for one that has none, see `packing.patching`."""
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
-
-
-def packed_dataset(
-    data: str | Path, split: str, length: int, model: FBLTModel, max_bytes: dict[str, int] | None, seed: int
-) -> Dataset:
-    """Rows of `input_ids` `[length]` and `patch_starts` `[length + 1]` from a prepared data folder."""
-    if not Path(data).is_dir():
-        raise FileNotFoundError(
-            f"`data` {str(data)!r} is no folder: make it with `python -m training.prepare_data --output {data}`."
-        )
-    documents = limit_sources(load_from_disk(str(data))[split], max_bytes, seed)
-    rows = pack(documents["text"], length)
-    return Dataset.from_dict({"input_ids": rows, "patch_starts": find_patch_starts(model, rows)}).with_format("torch")
 
 
 def collate(examples: list[dict]) -> dict[str, torch.Tensor]:

@@ -33,6 +33,8 @@ from fblt.training.data.sources import SOURCES, HoldOut, Source  # noqa: E402
 from fblt.training.data.splits import HoldOutError, assign_splits, drop_repeated, shared_lines  # noqa: E402
 from fblt.training.data.text import clean_text, join_paragraphs, spaces_to_tabs  # noqa: E402
 
+from tests.cli import refusal, succeed  # noqa: E402
+
 
 def pack_lzw(data: bytes, clear_at: int | None = None) -> bytes:
     """Writes `data` as a headerless .Z stream, as `compress` does; sends a clear code after `clear_at` codes."""
@@ -261,10 +263,10 @@ def tiny_sources(monkeypatch, tmp_path):
     return folder
 
 
-def test_data_set_and_manifest(tiny_sources, tmp_path, capsys):
+def test_data_set_and_manifest(tiny_sources, tmp_path):
     output = tmp_path / "out"
-    arguments = ["--output", str(output), "--packages", str(tiny_sources), "--seed", "3"]
-    assert prepare.main(arguments) == 0
+    arguments = ["demo", "--output", str(output), "--packages", str(tiny_sources), "--seed", "3"]
+    succeed(prepare.main, *arguments)
     data = load_from_disk(str(output))
     groups = {split: set(data[split]["group"]) for split in data}
     assert [len(groups[split]) for split in ("train", "validation", "test")] == [15, 2, 3]
@@ -284,9 +286,8 @@ def test_data_set_and_manifest(tiny_sources, tmp_path, capsys):
     assert (output / "licenses/pkg.txt").read_text() == "free"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
-    assert prepare.main(arguments) == 1
-    assert "exists already" in capsys.readouterr().err
-    assert prepare.main([*arguments, "--overwrite"]) == 0
+    assert "exists already" in refusal(prepare.main, *arguments)
+    succeed(prepare.main, *arguments, "--overwrite")
     assert json.loads((output / "manifest.json").read_text()) == manifest
 
 
@@ -295,7 +296,7 @@ def test_failure_leaves_nothing_behind(tiny_sources, tmp_path, monkeypatch):
         raise PackageError("no")
 
     monkeypatch.setattr(prepare, "unpack", fail)
-    assert prepare.main(["--output", str(tmp_path / "out"), "--packages", str(tiny_sources)]) == 1
+    refusal(prepare.main, "demo", "--output", tmp_path / "out", "--packages", tiny_sources)
     assert [path.name for path in tmp_path.iterdir()] == ["packages"]
 
 
@@ -306,20 +307,18 @@ def test_failure_leaves_nothing_behind(tiny_sources, tmp_path, monkeypatch):
         (["--packages", "absent-folder"], "--packages absent-folder: no such folder"),
     ],
 )
-def test_wrong_arguments_are_named(tiny_sources, tmp_path, capsys, extra, message):
-    arguments = ["--output", str(tmp_path / "out"), "--packages", str(tiny_sources), *extra]
-    assert prepare.main(arguments) == 1
-    assert message in capsys.readouterr().err
+def test_wrong_arguments_are_named(tiny_sources, tmp_path, extra, message):
+    arguments = ["demo", "--output", str(tmp_path / "out"), "--packages", str(tiny_sources), *extra]
+    assert message in refusal(prepare.main, *arguments)
 
 
-def test_missing_and_doubled_packages_are_named(tiny_sources, tmp_path, capsys):
+def test_missing_and_doubled_packages_are_named(tiny_sources, tmp_path):
     (tiny_sources / "pkg_2.0_all.deb").touch()
     with pytest.raises(PackageError, match="holds 2 files of package 'pkg'"):
         find_deb("pkg", tiny_sources)
     for path in tiny_sources.iterdir():
         path.unlink()
-    assert prepare.main(["--output", str(tmp_path / "out"), "--packages", str(tiny_sources)]) == 1
-    assert "lacks pkg" in capsys.readouterr().err
+    assert "lacks pkg" in refusal(prepare.main, "demo", "--output", tmp_path / "out", "--packages", tiny_sources)
 
 
 def test_issue_wants_are_in_the_table():

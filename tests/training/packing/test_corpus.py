@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("datasets")
 
 from datasets import Dataset  # noqa: E402
+from fblt.training.data.inputs import Opened, Source  # noqa: E402
 from fblt.training.packing.corpus import Corpus, build_corpus, plan_shards  # noqa: E402
-from fblt.training.packing.inputs import Opened, Source  # noqa: E402
 from fblt.training.packing.sequences import within_limits  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402

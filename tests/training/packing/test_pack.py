@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,19 @@ import torch
 pytest.importorskip("datasets")
 
 from datasets import Dataset, DatasetDict, load_from_disk  # noqa: E402
+from fblt.training.data.manifest import is_packed  # noqa: E402
 from fblt.training.packing import shards  # noqa: E402
-from fblt.training.packing.instructions import instruction_rows, load_instructions  # noqa: E402
-from fblt.training.packing.pack import PackOptions, main, pack_corpus, parse_arguments  # noqa: E402
-from fblt.training.packing.packed import check_manifest, is_packed, load_packed  # noqa: E402
-from fblt.training.packing.sequences import collate, encode_document, packed_dataset  # noqa: E402
+from fblt.training.packing.build import pack_corpus  # noqa: E402
+from fblt.training.packing.options import PackOptions  # noqa: E402
+from fblt.training.packing.pack import main, parse_arguments  # noqa: E402
+from fblt.training.packing.packed import check_manifest, load_packed  # noqa: E402
+from fblt.training.packing.sequences import collate, encode_document  # noqa: E402
 from fblt.training.recipe import load_recipe  # noqa: E402
 from fblt.training.run import build_model  # noqa: E402
 
 from modeling_fblt import FBLTForCausalLM  # noqa: E402
-from tests.training.runs import write_instructions, write_recipe  # noqa: E402
+from tests.cli import refusal, succeed  # noqa: E402
+from tests.training.runs import instruction_rows, write_instructions, write_recipe  # noqa: E402
 
 LENGTH = 24
 ROW_BYTES = LENGTH  # as `shard_bytes`: one batch of two rows
@@ -38,7 +42,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
 
 @pytest.fixture
 def documents(tmp_path) -> Path:
-    """A folder as `training.prepare_data` makes it: two sources, two splits, a manifest, notices."""
+    """A folder as `fblt prepare` makes it: two sources, two splits, a manifest, notices."""
     folder = tmp_path / "documents"
     rows = {split: texts(40, seed) for seed, split in enumerate(("train", "validation"))}
     data = {
@@ -47,7 +51,7 @@ def documents(tmp_path) -> Path:
     }
     DatasetDict(data).save_to_disk(str(folder))
     sources = [{"name": "code", "license": "PSF-2.0"}, {"name": "prose", "license": "CC0-1.0"}]
-    (folder / "manifest.json").write_text(json.dumps({"script": "training.prepare_data", "sources": sources}))
+    (folder / "manifest.json").write_text(json.dumps({"script": "fblt prepare demo", "sources": sources}))
     (folder / "licenses").mkdir()
     (folder / "licenses" / "code.txt").write_text("free")
     return folder
@@ -89,6 +93,18 @@ def row_reference(found: list[str], length: int = LENGTH) -> list[list[int]]:
     return [stream[i : i + length] for i in range(0, len(stream) - length + 1, length)]
 
 
+def shuffled(folder: Path, split: str, limits: dict[str, int], seed: int) -> list[str]:
+    """The texts of a split in `datasets`' own random order, of each source until it has reached its limit."""
+    taken, texts = dict.fromkeys(limits, 0), []
+    for document in load_from_disk(str(folder))[split].shuffle(seed=seed):
+        if document["source"] in taken:
+            if taken[document["source"]] >= limits[document["source"]]:
+                continue
+            taken[document["source"]] += len(document["text"].encode())
+        texts.append(document["text"])
+    return texts
+
+
 # --- what the rows are ---
 
 
@@ -96,12 +112,12 @@ def row_reference(found: list[str], length: int = LENGTH) -> list[list[int]]:
 def test_rows_and_patch_starts_are_those_that_training_would_make_itself(options, documents, model, limits):
     pack_corpus(options(max_bytes=limits, seed=3), shard_bytes=10 * ROW_BYTES)
     for split in ("train", "validation"):
-        own = limits if split == "train" else None
-        expected = packed_dataset(documents, split, LENGTH, model.model, own, seed=3)
+        own = limits if split == "train" else {}
+        expected = torch.tensor(row_reference(shuffled(documents, split, own, seed=3)))
         packed = load_packed(options().output, split, LENGTH, model)
         assert len(packed) == len(expected) > 4
-        for name in ("input_ids", "patch_starts"):
-            assert torch.equal(packed[:][name], expected[:][name])
+        assert torch.equal(packed[:]["input_ids"], expected)
+        assert torch.equal(packed[:]["patch_starts"], model.patch(expected).patch_starts)
 
 
 def write_source(kind: str, folder: Path, found: list[str]) -> str:
@@ -209,8 +225,9 @@ def test_instructions_are_rows_of_their_own(options, model, tmp_path):
     }
     pack_corpus(options(**chat), shard_bytes=ROW_BYTES)
     packed = load_packed(options().output, "validation", LENGTH, model)
-    examples = load_instructions(tmp_path / "chat", "validation").shuffle(seed=0)
-    expected = instruction_rows(examples, LENGTH, model.model)
+    lines = (tmp_path / "chat/validation.jsonl").read_text().splitlines()
+    order = np.random.default_rng(0).permutation(len(lines))
+    expected = instruction_rows([json.loads(lines[i]) for i in order], LENGTH, model)
     assert packed.column_names == ["input_ids", "labels", "patch_starts"] and len(packed) == len(expected) == 12
     for here, there in zip(packed, expected, strict=True):
         assert all(torch.equal(here[name], there[name]) for name in there)
@@ -233,9 +250,10 @@ def test_two_workers_make_what_one_makes(options, tmp_path):
 
 def interrupt(monkeypatch, after: int) -> None:
     """Lets the work fail when the next part is whole, but not yet in its place, for the `after`-th time."""
-    from fblt.training.packing import pack, streams
+    from fblt.training.data import streams
+    from fblt.training.packing import build
 
-    real, left = pack.publish, [after]
+    real, left = build.publish, [after]
 
     def publish(written: Path, final: Path) -> None:
         left[0] -= 1
@@ -243,7 +261,7 @@ def interrupt(monkeypatch, after: int) -> None:
             raise KeyboardInterrupt
         real(written, final)
 
-    for module in (pack, shards, streams):
+    for module in (build, shards, streams):
         monkeypatch.setattr(module, "publish", publish)
 
 
@@ -258,7 +276,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_result(options, documents, 
         "streaming": True,
         "hold_out": 0.2,
     }
-    monkeypatch.setattr("fblt.training.packing.streams.PART_BYTES", 120)
+    monkeypatch.setattr("fblt.training.data.streams.PART_BYTES", 120)
     whole = options(**settings, output=tmp_path / "whole")
     pack_corpus(whole, shard_bytes=8 * ROW_BYTES)
     again = options(**settings, output=tmp_path / "again")
@@ -284,7 +302,8 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_result(options, documents, 
 KILLED = """
 import sys
 from pathlib import Path
-from fblt.training.packing.pack import pack_corpus, parse_arguments
+from fblt.training.packing.build import pack_corpus
+from fblt.training.packing.pack import parse_arguments
 pack_corpus(parse_arguments(sys.argv[2:]), shard_bytes=int(sys.argv[1]))
 """
 
@@ -294,7 +313,7 @@ def test_killed_it_goes_on_to_the_same_result(options, tmp_path):
     whole, killed = options(output=tmp_path / "whole"), options(output=tmp_path / "killed")
     pack_corpus(whole, shard_bytes=ROW_BYTES)
     arguments = [*killed.recorded(), "--model", killed.model, "--output", str(killed.output)]
-    assert parse_arguments(arguments) == killed
+    assert parse_arguments(arguments) == replace(killed, source=tuple(killed.source))
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(ROW_BYTES), *arguments], cwd=Path(__file__).parents[3], env=dict(os.environ)
     )
@@ -378,7 +397,7 @@ def change_weight(model: FBLTForCausalLM) -> None:
         (lambda model: setattr(model.config, "isolate_documents", False), "isolate_documents"),
     ],
 )
-def test_another_patcher_is_refused_with_the_command_that_helps(options, model, tmp_path, change, name, capsys):
+def test_another_patcher_is_refused_with_the_command_that_helps(options, model, tmp_path, change, name):
     made = pack_corpus(options(max_bytes={"code": 150}))
     change(model)
     other = tmp_path / "other"
@@ -388,8 +407,8 @@ def test_another_patcher_is_refused_with_the_command_that_helps(options, model, 
         check_manifest(options().output, model)
     message = str(error.value)
     assert f"`{name}` is {made['patching'][name]} in its manifest" in message
-    _, _, command = message.partition("python -m training.pack ")
-    assert main(command.split()) == 0
+    _, _, command = message.partition("fblt pack ")
+    succeed(main, *command.split())
     manifest = check_manifest(options().output, model)
     assert f"and {manifest['patching'][name]} in the model" in message
     assert manifest["sources"] == made["sources"]
@@ -397,7 +416,7 @@ def test_another_patcher_is_refused_with_the_command_that_helps(options, model, 
 
 def test_documents_are_no_packed_rows(documents, model):
     assert not is_packed(documents)
-    with pytest.raises(ValueError, match="holds no packed rows: make them with `python -m training.pack`"):
+    with pytest.raises(ValueError, match="holds no packed rows: make them with `fblt pack`"):
         check_manifest(documents, model)
 
 
@@ -473,7 +492,7 @@ def test_sources_that_cannot_be_used_are_named(options, documents, tmp_path):
     with pytest.raises(ValueError, match="row 1 of split 'train' has no 'text'"):
         pack_corpus(options(**named, overwrite=True, output=tmp_path / "second"))
     (mixed / "other.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(ValueError, match="'other.jsonl' and 0 others do not"):
+    with pytest.raises(ValueError, match="name of 'train.jsonl' tells split 'train', but 1 others .* 'other.jsonl'"):
         pack_corpus(options(**named, output=tmp_path / "third"))
     (mixed / "a.txt").write_text("text")
     with pytest.raises(ValueError, match=r"files of several kinds, \['json', 'text'\]"):
@@ -488,12 +507,12 @@ def test_training_text_needs_validation_text_or_a_word_about_it(options, tmp_pat
         pack_corpus(options(source=[str(tmp_path / "a.txt")], license={"a": "MIT"}))
 
 
-def test_only_packed_rows_are_replaced_and_only_when_asked(options, tmp_path, capsys):
+def test_only_packed_rows_are_replaced_and_only_when_asked(options, tmp_path):
     arguments = [*options().recorded(), "--patch-online", "--output", str(options().output)]
-    assert main(arguments) == 0
+    succeed(main, *arguments)
     before = contents(options().output)
-    assert main(arguments) == 1 and "exists: give another folder" in capsys.readouterr().err
-    assert main([*arguments, "--overwrite"]) == 0
+    assert "exists: give another folder" in refusal(main, *arguments)
+    succeed(main, *arguments, "--overwrite")
     assert contents(options().output) == before
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="holds no packed rows, so it stays"):

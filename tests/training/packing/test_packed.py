@@ -8,6 +8,7 @@ from fblt.training.packing.pack import main  # noqa: E402
 from fblt.training.recipe import load_recipe  # noqa: E402
 from fblt.training.run import run  # noqa: E402
 
+from tests.cli import succeed  # noqa: E402
 from tests.training.runs import LENGTH, losses, write_recipe  # noqa: E402
 
 
@@ -17,7 +18,7 @@ def test_packed_rows_train_and_rows_of_another_patcher_are_refused(tmp_path, onl
     packed = tmp_path / "packed"
     command = ["--source", f"words={tmp_path / 'data'}", "--output", str(packed), "--sequence-length", str(LENGTH)]
     command += ["--license", "words=CC0-1.0", *(["--patch-online"] if online else ["--recipe", str(recipe)])]
-    assert main(command) == 0
+    succeed(main, *command)
     runs = [load_recipe(write_recipe(tmp_path, name, data=str(packed))) for name in ("one", "two")]
     for settings in runs:
         run(settings)
@@ -26,5 +27,5 @@ def test_packed_rows_train_and_rows_of_another_patcher_are_refused(tmp_path, onl
     if online:
         return
     (tmp_path / "patcher/patching.json").write_text('{"threshold": 1.25}')
-    with pytest.raises(ValueError, match=r"`data`.*packed for another model.*training.pack"):
+    with pytest.raises(ValueError, match=r"`data`.*packed for another model.*fblt pack"):
         run(load_recipe(write_recipe(tmp_path, "other", data=str(packed))))
