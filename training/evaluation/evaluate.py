@@ -1,21 +1,23 @@
 """Measures a checkpoint on held-out documents: next bytes, drafts on real text, and what each decoding writes.
 
-    python -m training.evaluate --model checkpoints/fblt-demo --data data/demo --output runs/eval.json
+\b
+    fblt evaluate --model checkpoints/fblt-demo --data data/demo --output runs/eval.json
 
 Low call counts mean nothing where a text is a run of blanks or a loop: the block head is judged by accuracy on
 non-blank bytes and by the leading correct bytes of its drafts of real text, free text by its distinct 8-grams.
 """
 
-import argparse
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import torch
 import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from fblt.commands import Command
 from fblt.files import write_text_atomically
 
 from ..running.progress import progress_of
@@ -34,9 +36,31 @@ QUICK = {"anchors": 256, "max_bytes": 40_000, "free_prompts": 4, "free_bytes": 6
 FULL = {"anchors": 2000, "max_bytes": None, "free_prompts": 24, "free_bytes": 192, "exact_prompts": 50}
 
 
-def evaluate(model, options: argparse.Namespace) -> dict:
+@dataclass(frozen=True)
+class Options:
+    """The command's options; see `fblt evaluate --help`."""
+
+    model: str
+    data: str
+    split: str | None
+    anchors: int
+    context: int
+    max_bytes: int | None
+    row_length: int
+    free_prompts: int
+    free_bytes: int
+    exact_prompts: int
+    batch_size: int
+    device: str
+    output: str | None
+    plot: str | None
+    seed: int
+    quick: bool
+
+
+def evaluate(model, options: Options) -> dict:
     """Every figure of a model under the command line's options, as the JSON file has it."""
-    dataset = load_split(options.data, options.split)
+    dataset, split = load_split(options.data, options.split)
     documents = encode(dataset)
     # Both fail early if the documents are too short for the options.
     anchors = draw_anchors(documents, options.anchors, model.config.block_size - 1, options.context, options.seed)
@@ -47,6 +71,7 @@ def evaluate(model, options: argparse.Namespace) -> dict:
         "format": FORMAT,
         "settings": {
             **{k: v for k, v in vars(options).items() if k not in ("output", "plot")},
+            "split": split,
             "prompt_bytes": PROMPT_BYTES,
         },
         "environment": {
@@ -105,60 +130,57 @@ def load_model(folder: str, device: str):
     return model.to(device).eval()
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="folder of a saved FBLT")
-    parser.add_argument("--data", required=True, help="folder of prepared data, such as data/demo")
-    parser.add_argument("--split", default="test", help="default: %(default)s")
-    parser.add_argument("--anchors", type=int, help=f"anchors for drafts; default: {FULL['anchors']}")
-    parser.add_argument("--context", type=int, default=512, help="bytes fed before an anchor; default: %(default)s")
-    parser.add_argument("--max-bytes", type=int, help="bytes of text for the next-byte figures; default: all")
-    parser.add_argument(
-        "--row-length", type=int, default=1024, help="documents are cut into rows; default: %(default)s"
-    )
-    parser.add_argument("--free-prompts", type=int, help=f"prompts for free text; default: {FULL['free_prompts']}")
-    parser.add_argument("--free-bytes", type=int, help=f"bytes to write; default: {FULL['free_bytes']}")
-    parser.add_argument(
-        "--exact-prompts", type=int, help=f"prompts to compare with ar on; default: {FULL['exact_prompts']}"
-    )
-    parser.add_argument("--batch-size", type=int, default=32, help="rows at a time; default: %(default)s")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--output", help="JSON file to write")
-    parser.add_argument("--plot", help="PNG file to draw the figures into")
-    parser.add_argument("--seed", type=int, default=0, help="draws anchors, prompts and documents; default: 0")
-    parser.add_argument("--quick", action="store_true", help="small samples, for a look while a model trains")
-    options = parser.parse_args(arguments)
-    for name, value in (QUICK if options.quick else FULL).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+def parse_arguments(arguments: list[str]) -> Options:
+    """The options that a command line gives, as the command itself takes them."""
+    return options_of(**main.make_context("evaluate", list(arguments)).params)
+
+
+def options_of(**given) -> Options:
+    """The command's options, checked; those of samples' sizes that were not given are as `--quick` says.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+    sizes = QUICK if given["quick"] else FULL
+    options = Options(**given | {name: value for name, value in sizes.items() if given[name] is None})
     for name in ("anchors", "context", "row_length", "free_prompts", "free_bytes", "exact_prompts", "batch_size"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: give at least 1")
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: give at least 1")
     if options.max_bytes is not None and options.max_bytes < 1:
-        parser.error(f"--max-bytes {options.max_bytes}: give at least 1 byte, or leave it out for all text")
+        raise ValueError(f"--max-bytes {options.max_bytes}: give at least 1 byte, or leave it out for all text")
     if options.seed < 0:
-        parser.error(f"--seed {options.seed}: give 0 or more")
+        raise ValueError(f"--seed {options.seed}: give 0 or more")
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    try:
-        evaluation = evaluate(load_model(options.model, options.device), options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@click.command(cls=Command, help=__doc__)
+@click.option("--model", required=True, help="Folder of a saved FBLT.")
+@click.option("--data", required=True, help="Held-out text: a prepared folder, files of text or JSONL.")
+@click.option("--split", help="Default: test, or the only split of the data.")
+@click.option("--anchors", type=int, help=f"Anchors for drafts; default: {FULL['anchors']}.")
+@click.option("--context", type=int, default=512, show_default=True, help="Bytes fed before an anchor.")
+@click.option("--max-bytes", type=int, help="Bytes of text for the next-byte figures; default: all.")
+@click.option("--row-length", type=int, default=1024, show_default=True, help="Documents are cut into rows.")
+@click.option("--free-prompts", type=int, help=f"Prompts for free text; default: {FULL['free_prompts']}.")
+@click.option("--free-bytes", type=int, help=f"Bytes to write; default: {FULL['free_bytes']}.")
+@click.option("--exact-prompts", type=int, help=f"Prompts to compare with ar on; default: {FULL['exact_prompts']}.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Rows at a time.")
+@click.option("--device", default=lambda: "cuda" if torch.cuda.is_available() else "cpu", help="Default: a GPU if any.")
+@click.option("--output", help="JSON file to write.")
+@click.option("--plot", help="PNG file to draw the figures into.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws anchors, prompts and documents.")
+@click.option("--quick", is_flag=True, help="Small samples, for a look while a model trains.")
+def main(**given) -> None:
+    options = options_of(**given)
+    evaluation = evaluate(load_model(options.model, options.device), options)
     print_evaluation(evaluation, Console())
     if options.output is not None:
         write_text_atomically(options.output, json.dumps(evaluation, indent=2, ensure_ascii=False) + "\n")
-        print(f"written: {options.output}")
+        click.echo(f"written: {options.output}")
     if options.plot is not None:
         plot_evaluation(evaluation, options.plot)
-        print(f"written: {options.plot}")
-    return 0
+        click.echo(f"written: {options.plot}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""The measures of `training.evaluate`: pure functions over ids and counts."""
+"""The measures of an evaluation: pure functions over ids and counts."""
 
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -6,8 +6,6 @@ import numpy as np
 import torch
 
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
-
-from .traffic import ngram_counts
 
 BLANKS = tuple(byte + BYTE_OFFSET for byte in b" \t\n")
 BOOTSTRAP_SAMPLES = 1000
@@ -73,9 +71,26 @@ def ratio_of_means(above: Sequence[int], below: Sequence[int], seed: int) -> dic
     return {"ratio": share(*pair.sum(1).tolist()), "low": low, "high": high}
 
 
+def ngram_counts(text: Sequence[Hashable], n: int) -> tuple[int, int]:
+    """How many different n-grams a text has, and how many in all."""
+    grams = [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
+    return len(set(grams)), len(grams)
+
+
 def distinct_ngrams(ids: Sequence[Hashable], n: int = 8) -> float | None:
     """Distinct n-grams / all n-grams of one text: 1 without any repetition; None for a text of fewer than `n` ids."""
     return share(*ngram_counts(ids, n))
+
+
+def distinct_ngrams_together(texts: Sequence[Sequence[Hashable]], n: int = 8) -> float:
+    """Distinct n-grams / all n-grams, where both are counted text by text and summed: long texts weigh more.
+
+    Returns:
+        A share between 0 and 1; 1.0 where no text has `n` ids.
+    """
+    counts = [ngram_counts(text, n) for text in texts]
+    total = sum(every for _, every in counts)
+    return sum(distinct for distinct, _ in counts) / total if total else 1.0
 
 
 def mean(values: Sequence[float | None]) -> float | None:

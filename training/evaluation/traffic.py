@@ -1,6 +1,6 @@
 """What decoding costs: parameters per network, network calls, and the memory traffic that they imply (Eq. 8)."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -69,20 +69,3 @@ def traffic_gb(
     if with_patcher:
         read += calls["patcher"] * parameters["patcher"]
     return bytes_per_parameter * read / 1e9
-
-
-def ngram_counts(text: Sequence[Hashable], n: int) -> tuple[int, int]:
-    """How many different n-grams a text has, and how many in all."""
-    grams = [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
-    return len(set(grams)), len(grams)
-
-
-def distinct_ngrams(texts: Sequence[Sequence[int]], n: int = 8) -> float:
-    """Share of different n-grams among all n-grams of some texts, counted text by text; low where they go in circles.
-
-    Returns:
-        A share between 0 and 1; 1.0 where no text has `n` bytes.
-    """
-    counts = [ngram_counts(text, n) for text in texts]
-    total = sum(every for _, every in counts)
-    return sum(distinct for distinct, _ in counts) / total if total else 1.0

@@ -1,20 +1,21 @@
 """Makes a folder to load and share from a training checkpoint: bfloat16 weights (patcher: float32), code, tokenizer.
 
-    python -m training.export --source runs/demo/checkpoint-11000 --output checkpoints/fblt-demo
+\b
+    fblt export --source runs/demo/checkpoint-11000 --output checkpoints/fblt-demo
 
 Inside this repository the folder's `.py` files become relative links to `modeling_fblt/`, so that git holds the code
 once; elsewhere they are copies. The folder appears whole or not at all.
 """
 
-import argparse
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
+import click
 import torch
 
+from fblt.commands import Command
 from fblt.files import appearing_folder
 from modeling_fblt import FBLTForCausalLM
 
@@ -90,22 +91,16 @@ def keep_other_files(output: Path, folder: Path) -> None:
                 shutil.copy2(file, folder / file.name, follow_symlinks=False)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", type=Path, required=True, help="a checkpoint folder")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; an earlier export is replaced")
-    parser.add_argument("--max-megabytes", type=float, default=20, help="limit for the weights; default: %(default)s")
-    options = parser.parse_args(arguments)
-    try:
-        megabytes = export(options.source, options.output, options.max_megabytes)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"written: {options.output}, {megabytes:.2f} MB of weights")
-    return 0
+@click.command(cls=Command, help=__doc__)
+@click.option("--source", type=click.Path(path_type=Path), required=True, help="A checkpoint folder.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="Folder to write; an earlier export is replaced."
+)
+@click.option("--max-megabytes", type=float, default=20, show_default=True, help="Limit for the weights.")
+def main(source: Path, output: Path, max_megabytes: float) -> None:
+    megabytes = export(source, output, max_megabytes)
+    click.echo(f"written: {output}, {megabytes:.2f} MB of weights")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,17 +1,18 @@
 """Writes the model card of a checkpoint from what was measured, the data's manifest and the recipe.
 
-    python -m training.model_card --evaluation runs/eval.json --manifest data/demo/manifest.json \\
+\b
+    fblt model-card --evaluation runs/eval.json --manifest data/demo/manifest.json \\
         --recipe training/recipes/demo.yaml --output checkpoints/fblt-demo/README.md
 """
 
-import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
+import click
 from huggingface_hub import ModelCardData
 
+from fblt.commands import Command
 from fblt.files import write_text_atomically
 
 from ..evaluation.evaluate import FORMAT
@@ -43,7 +44,7 @@ def model_card(
     """The card's text: YAML metadata and Markdown.
 
     Args:
-        evaluation: result of `training.evaluate`.
+        evaluation: result of `fblt evaluate`.
         manifest: the data's `manifest.json`.
         recipe: the training recipe.
         folder: where the checkpoint is loaded from in the example.
@@ -92,9 +93,7 @@ def read_evaluation(option: str, path: Path) -> dict:
     """An evaluation of the format that this card understands."""
     evaluation = read_json(option, path)
     if evaluation.get("format") != FORMAT:
-        raise ValueError(
-            f"--{option} {path}: has format {evaluation.get('format')}; make it anew with training.evaluate"
-        )
+        raise ValueError(f"--{option} {path}: has format {evaluation.get('format')}; make it anew with `fblt evaluate`")
     if evaluation["settings"]["quick"]:
         raise ValueError(f"--{option} {path}: was made with --quick; a card needs the full evaluation")
     return evaluation
@@ -118,37 +117,40 @@ def read_before(path: Path, evaluation: dict) -> dict:
     return before
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.model_card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--evaluation", type=Path, required=True, help="JSON file of training.evaluate")
-    parser.add_argument("--before", type=Path, help="the same of an earlier state of the checkpoint, to compare with")
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest.json of the data")
-    parser.add_argument("--recipe", type=Path, required=True, help="YAML recipe of the training run")
-    parser.add_argument("--hours", type=float, help="hours of training; default: as the checkpoint's logs say")
-    parser.add_argument(
-        "--hardware", default=f"{os.cpu_count()} CPU cores", help="what trained it; default: this machine's %(default)s"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("checkpoints/fblt-demo/README.md"), help="default: %(default)s"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        evaluation = read_evaluation("evaluation", options.evaluation)
-        before = None if options.before is None else read_before(options.before, evaluation)
-        manifest = read_json("manifest", options.manifest)
-        recipe = load_recipe(options.recipe)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    folder = os.path.relpath(options.output.parent)
-    folder = options.output.resolve().parent.name if folder.startswith("..") else folder
-    card = model_card(evaluation, manifest, recipe, folder, options.hours, options.hardware, before)
-    write_text_atomically(options.output, card)
-    print(f"written: {options.output}")
-    return 0
+@click.command(cls=Command, help=__doc__)
+@click.option(
+    "--evaluation", type=click.Path(path_type=Path), required=True, help="JSON file that `fblt evaluate` wrote."
+)
+@click.option(
+    "--before",
+    type=click.Path(path_type=Path),
+    help="The same of an earlier state of the checkpoint, to compare with.",
+)
+@click.option("--manifest", type=click.Path(path_type=Path), required=True, help="manifest.json of the data.")
+@click.option("--recipe", type=click.Path(path_type=Path), required=True, help="YAML recipe of the training run.")
+@click.option("--hours", type=float, help="Hours of training; default: as the checkpoint's logs say.")
+@click.option("--hardware", default=lambda: f"{os.cpu_count()} CPU cores", help="Default: this machine.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("checkpoints/fblt-demo/README.md"), show_default=True
+)
+def main(
+    evaluation: Path,
+    before: Path | None,
+    manifest: Path,
+    recipe: Path,
+    hours: float | None,
+    hardware: str,
+    output: Path,
+) -> None:
+    now = read_evaluation("evaluation", evaluation)
+    then = None if before is None else read_before(before, now)
+    data_manifest = read_json("manifest", manifest)
+    settings = load_recipe(recipe)
+    folder = os.path.relpath(output.parent)
+    folder = output.resolve().parent.name if folder.startswith("..") else folder
+    write_text_atomically(output, model_card(now, data_manifest, settings, folder, hours, hardware, then))
+    click.echo(f"written: {output}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -131,7 +131,7 @@ def metrics(evaluation: dict) -> str:
     settings, environment = evaluation["settings"], evaluation["environment"]
     parts = [
         "## Metrics",
-        f"By `training/evaluate.py` on the `{settings['split']}` split, {environment['dtype']} on "
+        f"By `fblt evaluate` on the `{settings['split']}` split, {environment['dtype']} on "
         f"{environment['device']}, seed {settings['seed']}.",
         f"Next byte, documents cut into rows of {settings['row_length']} bytes; non-blank: bytes other than space, "
         "tab, newline.",

@@ -1,25 +1,27 @@
 """Publishes a saved FBLT on the Hugging Face Hub: weights, code, tokenizer, generation config and model card.
 
+\b
     hf auth login
-    python -m training.push --model checkpoints/fblt-demo --repo-id USER/NAME [--revision BRANCH] [--private]
+    fblt push --model checkpoints/fblt-demo --repo-id USER/NAME [--revision BRANCH] [--private]
 
 Nothing is sent unless the folder is complete. Files that are links are sent as what they point to; a training
 checkpoint's optimizer and random states stay at home. What is pushed loads with
 `AutoModelForCausalLM.from_pretrained("USER/NAME", trust_remote_code=True, revision=...)`.
 """
 
-import argparse
 import json
 import re
-import sys
 import tempfile
 from pathlib import Path
 
+import click
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.trainer import TRAINER_STATE_NAME
+
+from fblt.commands import Command
 
 CARD = "README.md"
 REQUIRED = {
@@ -27,7 +29,7 @@ REQUIRED = {
     "generation_config.json": "the decoding settings",
     "tokenizer.json": "the tokenizer",
     "tokenizer_config.json": "the tokenizer's settings",
-    CARD: "the model card, which training.model_card writes",
+    CARD: "the model card, which `fblt model-card` writes",
 }
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SENT = ("*.json", "*.py", "*.safetensors", "*.md", "*.txt", "*.png", "*.svg", "LICENSE*", "NOTICE*")
@@ -137,28 +139,16 @@ def push(folder: Path, repo_id: str, revision: str | None, private: bool | None,
     return commit.commit_url
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a saved FBLT")
-    parser.add_argument("--repo-id", required=True, help="USER/NAME on the Hub; made if it does not exist")
-    parser.add_argument("--revision", help="branch to commit to; made from main if it does not exist. Default: main")
-    parser.add_argument(
-        "--private",
-        action="store_true",
-        default=None,
-        help="make a new repository private; default: as the account says",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        url = push(options.model, options.repo_id, options.revision, options.private, HfApi())
-    except (ValueError, OSError) as error:  # the Hub's refusals are OSErrors
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"pushed: {url}")
-    return 0
+@click.command(cls=Command, help=__doc__)
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Folder of a saved FBLT.")
+@click.option("--repo-id", required=True, help="USER/NAME on the Hub; made if it does not exist.")
+@click.option("--revision", help="Branch to commit to; made from main if it does not exist. Default: main.")
+@click.option(
+    "--private", is_flag=True, default=None, help="Make a new repository private; default: as the account says."
+)
+def main(model: Path, repo_id: str, revision: str | None, private: bool | None) -> None:
+    click.echo(f"pushed: {push(model, repo_id, revision, private, HfApi())}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -30,6 +30,7 @@ from fblt.training.evaluation.writing import NEAR_TIE, describe_difference, equa
 from fblt.training.packing.sequences import encode_document  # noqa: E402
 
 from modeling_fblt import FBLTForCausalLM  # noqa: E402
+from tests.cli import refusal, succeed  # noqa: E402
 
 SMALL = ["--anchors", "40", "--context", "100", "--row-length", "150", "--free-prompts", "3", "--free-bytes", "24"]
 SMALL += ["--exact-prompts", "4", "--batch-size", "16", "--device", "cpu"]
@@ -286,11 +287,10 @@ def test_a_difference_is_described_and_a_tie_recognised(model):
 # --- the command ---
 
 
-def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path, capsys):
+def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path):
     output = tmp_path / "results" / "eval.json"
     command = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(output), *SMALL]
-    assert evaluate.main(command) == 0
-    printed = capsys.readouterr().out
+    printed = succeed(evaluate.main, *command)
     assert "bits/byte" in printed and "blt-dv equals ar on" in printed and str(output) in printed
     result = json.loads(output.read_text())
     assert set(result) == {"format", "settings", "environment", "checkpoint", "next_byte", "drafts", "writing"}
@@ -323,7 +323,7 @@ def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path, capsys):
 def test_the_figures_are_drawn_from_the_json(tiny_checkpoint, tiny_data, tmp_path):
     output, picture = tmp_path / "evaluation.json", tmp_path / "plots" / "evaluation.png"
     arguments = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(output), *SMALL]
-    assert evaluate.main([*arguments, "--plot", str(picture)]) == 0
+    succeed(evaluate.main, *arguments, "--plot", picture)
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
     before = picture.read_bytes()
     changed = json.loads(output.read_text())
@@ -343,18 +343,15 @@ def test_quick_is_smaller_but_gives_way_to_options():
     ("change", "message"),
     [
         (["--split", "dev"], "--split dev: the data has test"),
-        (["--data", "nowhere"], "--data nowhere: holds no data"),
+        (["--data", "nowhere"], "`--data` 'nowhere' does not exist"),
         (["--model", "nowhere"], "--model nowhere: holds no config.json"),
         (["--anchors", "100000"], "--anchors 100000"),
         (["--free-bytes", "5000"], "--free-bytes 5000"),
     ],
 )
-def test_errors_name_the_option(tiny_checkpoint, tiny_data, capsys, change, message):
-    assert evaluate.main(["--model", str(tiny_checkpoint), "--data", str(tiny_data), *SMALL, *change]) == 1
-    assert message in capsys.readouterr().err
+def test_errors_name_the_option(tiny_checkpoint, tiny_data, change, message):
+    assert message in refusal(evaluate.main, "--model", tiny_checkpoint, "--data", tiny_data, *SMALL, *change)
 
 
-def test_numbers_below_one_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        evaluate.parse_arguments(["--model", "m", "--data", "d", "--anchors", "0"])
-    assert "--anchors 0: give at least 1" in capsys.readouterr().err
+def test_numbers_below_one_are_refused():
+    assert "--anchors 0: give at least 1" in refusal(evaluate.main, "--model", "m", "--data", "d", "--anchors", "0")

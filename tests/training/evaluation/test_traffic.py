@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fblt.training.evaluation.traffic import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb
+from fblt.training.evaluation.measures import distinct_ngrams_together
+from fblt.training.evaluation.traffic import COMPONENTS, calls, component_parameters, traffic_gb
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
@@ -86,8 +87,8 @@ def test_calls_of_a_generation():
     assert 1 <= counts["global"] <= 6
 
 
-def test_distinct_ngrams():
-    assert distinct_ngrams([[1, 2, 3, 4]], n=2) == 1.0
-    assert distinct_ngrams([[1, 1, 1, 1]], n=2) == pytest.approx(1 / 3)
-    assert distinct_ngrams([[1, 2, 3], [1, 2, 3]], n=2) == 1.0  # each text by itself
-    assert distinct_ngrams([[1, 2]], n=8) == 1.0
+def test_distinct_ngrams_together():
+    assert distinct_ngrams_together([[1, 2, 3, 4]], n=2) == 1.0
+    assert distinct_ngrams_together([[1, 1, 1, 1]], n=2) == pytest.approx(1 / 3)
+    assert distinct_ngrams_together([[1, 2, 3], [1, 2, 3]], n=2) == 1.0  # each text by itself
+    assert distinct_ngrams_together([[1, 2]], n=8) == 1.0

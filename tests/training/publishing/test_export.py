@@ -17,6 +17,8 @@ from fblt.training.publishing.export import REPOSITORY, export, main  # noqa: E4
 from fblt.training.running.progress import PROGRESS_FILE, progress_of, training_hours  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+from tests.cli import refusal  # noqa: E402
+
 LOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -98,7 +100,7 @@ def test_an_earlier_export_is_replaced_and_its_card_kept(tiny_checkpoint, reposi
     assert [file.name for file in output.parent.iterdir()] == ["demo"]
 
 
-def test_refusals_leave_everything_as_it_was(tiny_checkpoint, repository, tmp_path, capsys):
+def test_refusals_leave_everything_as_it_was(tiny_checkpoint, repository, tmp_path):
     output = repository / "checkpoints" / "demo"
     export(tiny_checkpoint, output, 20, repository)
     before = contents(output)
@@ -115,9 +117,8 @@ def test_refusals_leave_everything_as_it_was(tiny_checkpoint, repository, tmp_pa
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("irreplaceable")
     arguments = ["--source", str(tiny_checkpoint), "--output", str(tmp_path / "mine")]
-    assert main(arguments) == 1 and "is no earlier export" in capsys.readouterr().err
-    assert main(["--source", str(tmp_path), "--output", str(output)]) == 1
-    assert "holds no config.json" in capsys.readouterr().err
+    assert "is no earlier export" in refusal(main, *arguments)
+    assert "holds no config.json" in refusal(main, "--source", tmp_path, "--output", output)
 
 
 def test_progress_goes_with_the_weights(tiny_checkpoint, repository, tmp_path):

@@ -11,6 +11,8 @@ from fblt.training.evaluation import evaluate  # noqa: E402
 from fblt.training.publishing import model_card  # noqa: E402
 from fblt.training.publishing.model_card_sections import departures, indented, markdown_table  # noqa: E402
 
+from tests.cli import refusal, succeed  # noqa: E402
+
 RECIPE = {
     "seed": 7,
     "data": "data/tiny",
@@ -54,7 +56,7 @@ def folder(tiny_checkpoint, tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("card")
     sizes = ["--anchors", "20", "--free-prompts", "2", "--free-bytes", "16", "--exact-prompts", "2", "--device", "cpu"]
     command = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(folder / "eval.json"), *sizes]
-    assert evaluate.main(command) == 0
+    succeed(evaluate.main, *command)
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     return folder
@@ -64,7 +66,7 @@ def write_card(folder, *more: str) -> str:
     output = folder / "fblt-tiny" / "README.md"
     files = {"evaluation": "eval.json", "manifest": "manifest.json", "recipe": "recipe.yaml"}
     command = [part for name, file in files.items() for part in (f"--{name}", str(folder / file))]
-    assert model_card.main([*command, "--output", str(output), *more]) == 0
+    succeed(model_card.main, *command, "--output", output, *more)
     return output.read_text()
 
 
@@ -107,7 +109,7 @@ def test_steps_and_hours_of_the_checkpoint(folder):
     assert "500 of 900 steps (0.2 MB" in text and "1.5 hours" in text
 
 
-def test_an_earlier_state_stands_beside_the_newest(folder, tmp_path, capsys):
+def test_an_earlier_state_stands_beside_the_newest(folder, tmp_path):
     before = json.loads((folder / "eval.json").read_text())
     assert "## Before and after" not in write_card(folder)
     before["next_byte"]["all"]["bits_per_byte"] = 7.125
@@ -120,10 +122,8 @@ def test_an_earlier_state_stands_beside_the_newest(folder, tmp_path, capsys):
     (tmp_path / "before.json").write_text(json.dumps(before))
     command = ["--evaluation", "eval.json", "--manifest", "manifest.json", "--recipe", "recipe.yaml"]
     command = [str(folder / part) if "." in part else part for part in command]
-    assert (
-        model_card.main([*command, "--before", str(tmp_path / "before.json"), "--output", str(tmp_path / "c.md")]) == 1
-    )
-    assert "['anchors']" in capsys.readouterr().err and not (tmp_path / "c.md").exists()
+    more = ["--before", tmp_path / "before.json", "--output", tmp_path / "c.md"]
+    assert "['anchors']" in refusal(model_card.main, *command, *more) and not (tmp_path / "c.md").exists()
 
 
 def test_departures_name_what_differs_from_the_paper():
@@ -140,15 +140,13 @@ def test_markdown_survives_its_contents():
     assert indented("one\n```\n# two") == "    one\n    ```\n    # two"
 
 
-def test_unusable_evaluations_are_refused(folder, tmp_path, capsys):
+def test_unusable_evaluations_are_refused(folder, tmp_path):
     evaluation = json.loads((folder / "eval.json").read_text())
     rest = ["--manifest", str(folder / "manifest.json"), "--recipe", str(folder / "recipe.yaml")]
     rest += ["--output", str(tmp_path / "README.md")]
     evaluation["settings"]["quick"] = True
     for content, message in ((json.dumps(evaluation), "--quick"), ('{"format": 0}', "format 0"), ("{", "is no JSON")):
         (tmp_path / "eval.json").write_text(content)
-        assert model_card.main(["--evaluation", str(tmp_path / "eval.json"), *rest]) == 1
-        assert message in capsys.readouterr().err
-    assert model_card.main(["--evaluation", str(tmp_path / "none.json"), *rest]) == 1
-    assert "no such file" in capsys.readouterr().err
+        assert message in refusal(model_card.main, "--evaluation", tmp_path / "eval.json", *rest)
+    assert "no such file" in refusal(model_card.main, "--evaluation", tmp_path / "none.json", *rest)
     assert not (tmp_path / "README.md").exists()

@@ -44,17 +44,18 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from modeling_fblt import FBLTForCausalLM
 from fblt.training.publishing import push
+from tests.cli import refusal, succeed
 first, second, sharded, trained = sys.argv[1:]
 for folder, *options in ((first,), (second,), (sharded, "--revision", "shards")):
-    assert push.main(["--model", folder, "--repo-id", "user/pushed", *options]) == 0
-assert push.main(["--model", first, "--repo-id", "user/secret", "--private"]) == 0
+    succeed(push.main, "--model", folder, "--repo-id", "user/pushed", *options)
+succeed(push.main, "--model", first, "--repo-id", "user/secret", "--private")
 try:
     push.push(Path(first), "user/refused", None, None, HfApi(token="hf_wrong"))
 except HfHubHTTPError as error:
     assert error.response.status_code == 401
 else:
     raise AssertionError("a wrong token was accepted")
-assert push.main(["--model", str(Path(first) / "checkpoint-7"), "--repo-id", "user/incomplete"]) == 1
+refusal(push.main, "--model", Path(first) / "checkpoint-7", "--repo-id", "user/incomplete")
 model = FBLTForCausalLM.from_pretrained(second)
 model.push_to_hub("user/direct")
 rows = [list(range(1, 33))] * 2
