@@ -52,7 +52,7 @@ def make_fblt(folder: Path, hash_rows: int) -> None:
 
 def _random(shape: tuple[int, ...]):
     def parts():
-        # In pieces, so that making the largest table takes no more memory than any other tensor.
+        # Some rows at a time, so that making the largest table takes no more memory than any other tensor.
         for rows in torch.arange(shape[0]).split(8192):
             yield torch.empty(len(rows), *shape[1:], dtype=torch.bfloat16).normal_(std=0.02)
 

@@ -17,7 +17,7 @@ import torch
 from fblt.training.evaluation.measures import share
 from fblt.training.evaluation.next_bytes import next_byte_figures
 from fblt.training.evaluation.prompts import PROMPTS
-from fblt.training.evaluation.samples import Document, Prompt, draw_prompts, encode, limit, load_split
+from fblt.training.evaluation.samples import EncodedDocument, Prompt, draw_prompts, encode, limit, load_split
 from fblt.training.evaluation.traffic import COMPONENTS, component_parameters, traffic_gb
 from fblt.training.evaluation.writing import equality, write
 from rich.console import Console
@@ -85,9 +85,9 @@ def bundled_prompts(length: int) -> list[Prompt]:
     return [Prompt("bundled", np.concatenate([[BOS_ID], text[-length:]]), nothing) for text in texts]
 
 
-def held_out(options) -> tuple[list[Prompt], list[Document]]:
-    """Prompts, and documents for bits per byte; the bundled prompts alone where there is no prepared data."""
-    if not (options.data / "dataset_dict.json").is_file():
+def held_out(options) -> tuple[list[Prompt], list[EncodedDocument]]:
+    """Prompts, and documents for bits per byte; the bundled prompts alone where there is no data."""
+    if not options.data.exists():
         return bundled_prompts(options.prompt_bytes), []
     dataset, _ = load_split(options.data, options.split)
     count = max(options.prompts, options.equality_prompts)
@@ -96,7 +96,7 @@ def held_out(options) -> tuple[list[Prompt], list[Document]]:
 
 
 def generate(model, prompt: Prompt, settings: dict, new_bytes: int):
-    """Greedy text behind one prompt, with counters."""
+    """Greedy text after one prompt, with counters."""
     ids = torch.from_numpy(prompt.ids)[None]
     mask = torch.ones_like(ids)
     return model.generate(

@@ -54,9 +54,9 @@ class Gemv:
         self.clock = clock
         rows = size // dtype.itemsize // GEMV_COLUMNS
         self.matrix = torch.empty(rows, GEMV_COLUMNS, dtype=dtype)
-        piece = torch.randn(1024, GEMV_COLUMNS).to(dtype)
+        block = torch.randn(1024, GEMV_COLUMNS).to(dtype)
         for part in self.matrix.split(1024):
-            part.copy_(piece[: len(part)])
+            part.copy_(block[: len(part)])
         self.vector = torch.randn(GEMV_COLUMNS).to(dtype)
 
     @torch.inference_mode()

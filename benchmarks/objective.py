@@ -1,7 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """What each option of the training objective does in equal time: bits per byte, and how good drafts are.
 
-    python -m benchmarks.objective --data data/demo [--seconds 150] [--variants "demo recipe" "corruption: uniform"]
+    python -m benchmarks.objective --data data/demo [--seconds 150] [--variants "demo recipe,corruption: uniform"]
 
 The checkpoint first forgets to draft: `<mask>` gets the mean of the other bytes' embeddings, and some steps are trained
 on next bytes alone. From there every variant of the demo recipe trains on, with a new optimizer, for as many steps as
@@ -28,7 +28,7 @@ from fblt.training.evaluation.measures import distinct_ngrams, mean, share
 from fblt.training.evaluation.next_bytes import next_byte_figures
 from fblt.training.evaluation.samples import (
     Anchor,
-    Document,
+    EncodedDocument,
     Prompt,
     draw_anchors,
     draw_prompts,
@@ -139,7 +139,7 @@ def train(recipe: dict, model, rows: Dataset, steps: int, seed: int, clock) -> S
     return times
 
 
-def judge(model, documents: Sequence[Document], anchors: Sequence[Anchor], prompts: Sequence[Prompt], seed: int):
+def judge(model, documents: Sequence[EncodedDocument], anchors: Sequence[Anchor], prompts: Sequence[Prompt], seed: int):
     """Figures of a model. Anchors hold the bytes of the longest block; a shorter one drafts as many as it has."""
     model.eval()
     drafted = model.config.block_size - 1

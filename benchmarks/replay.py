@@ -184,7 +184,7 @@ def spread_starts(position: torch.Tensor, patch_length: float) -> torch.Tensor:
 
 
 class Verdicts:
-    """Decides in the place of verification and of unmasking, the same each time.
+    """Decides instead of verification and of unmasking, the same each time.
 
     Args:
         script: what to decide by.
@@ -210,8 +210,8 @@ class Verdicts:
         if draft.ids.shape[1]:
             counts = [accepted_bytes(self.chance, self.script.drafted, self.draw()) for _ in draft.lengths]
             accepted = torch.minimum(torch.tensor(counts), draft.lengths)
-        place = torch.arange(draft.ids.shape[1] + 1)
-        new = torch.where(place < accepted[:, None], F.pad(draft.ids, (0, 1)), choice)
+        offsets = torch.arange(draft.ids.shape[1] + 1)
+        new = torch.where(offsets < accepted[:, None], F.pad(draft.ids, (0, 1)), choice)
         return new, accepted
 
     judged = staticmethod(byte_choice_fblt.ByteChoice.verify)

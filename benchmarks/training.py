@@ -91,7 +91,7 @@ def build_model(fields: dict, attention: str, device: str, **changes) -> FBLTFor
 
 
 def random_batch(batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
-    """Rows `[batch, length]` of random bytes behind `<s>`, and patch starts `[batch, length + 1]`."""
+    """Rows `[batch, length]` of random bytes after `<s>`, and patch starts `[batch, length + 1]`."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(256, (batch, length), generator=generator) + 4
     ids[:, 0] = 1

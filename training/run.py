@@ -80,7 +80,7 @@ def training_arguments(recipe: dict) -> TrainingArguments:
         if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
             raise ValueError(
                 f"`fsdp_version` is {version}: set it to 2, as training/accelerate/fsdp2.yaml has it: version 1 "
-                "takes no optimizer of several parts and was not tested."
+                "takes no optimizer that is made of two, as Muon with AdamW is, and was not tested."
             )
         if settings["use_cpu"]:
             allow_sharding_on_cpu()

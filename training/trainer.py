@@ -171,7 +171,7 @@ class FBLTTrainer(RecipeTrainer):
             clean(self.output)
         self.accelerator.wait_for_everyone()
 
-    # --- optimizers of several parts, and sharded checkpoints in processes that are not ---
+    # --- loading: Muon with AdamW counts as two optimizers, and an unsharded run can read sharded checkpoints ---
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:

@@ -1,4 +1,4 @@
-"""The demo on a tiny random checkpoint, and the pieces of its display on made-up bytes."""
+"""The demo on a tiny random checkpoint, and the spans of its display on made-up bytes."""
 
 import io
 import re
@@ -15,9 +15,9 @@ from examples.display import (
     PlainDisplay,
     RichDisplay,
     classify,
-    pieces,
     plain,
     recording_console,
+    spans,
     styled,
 )
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
@@ -124,7 +124,7 @@ def test_wrong_arguments(arguments, message):
     assert message in refusal(demo.main, *arguments)
 
 
-# --- pieces of the display ---
+# --- spans of the display ---
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_patches_take_turns_in_shade():
 
 def test_bytes_that_are_no_text():
     kinds = [Kind.WRITTEN] * 20
-    text = lambda raw: "".join(piece.text for piece in pieces(raw, kinds))  # noqa: E731
+    text = lambda raw: "".join(span.text for span in spans(raw, kinds))  # noqa: E731
     assert text(ids("aé日👩")) == "aé日👩"
     assert text(ids("é")[:1]) == "\ufffd"  # cut inside a character
     assert text(ids(b"\xc3a")) == "\ufffda"
@@ -196,8 +196,8 @@ def test_bytes_that_are_no_text():
 
 def test_character_of_two_origins():
     """A character counts as its last byte does, and starts a patch where any of its bytes does."""
-    found = pieces(ids("aé"), [Kind.PROMPT, Kind.KEPT, Kind.CORRECTED], [False, False, True])
-    assert [(piece.text, piece.kind, piece.starts_patch) for piece in found] == [
+    found = spans(ids("aé"), [Kind.PROMPT, Kind.KEPT, Kind.CORRECTED], [False, False, True])
+    assert [(span.text, span.kind, span.starts_patch) for span in found] == [
         ("a", Kind.PROMPT, False),
         ("é", Kind.CORRECTED, True),
     ]

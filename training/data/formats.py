@@ -58,8 +58,8 @@ def read_bible_data(path: Path) -> str:
         raise DataFormatError(f"{path.name} does not start with the EC02 header; is it from package bible-kjv-text?")
     (windows,) = struct.unpack_from(">I", data, 0x58)
     offsets = [*struct.unpack_from(f">{windows}I", data, 0x5C), len(data)]
-    pieces = [decompress_lzw(data[start:end]) for start, end in zip(offsets, offsets[1:], strict=False)]
-    return b"".join(pieces).decode("ascii")
+    windows_of_text = [decompress_lzw(data[start:end]) for start, end in zip(offsets, offsets[1:], strict=False)]
+    return b"".join(windows_of_text).decode("ascii")
 
 
 def parse_r_strings(stream: bytes) -> list[str]:

@@ -23,7 +23,7 @@ from fblt.files import appearing_folder
 
 from .packages import Package, check_tools, download, missing_packages, read_package, unpack
 from .readers import Document
-from .sources import COMMON_TRANSFORMATIONS, SOURCES, Source
+from .sources import COMMON_TRANSFORMATIONS, SOURCES, DemoSource
 from .splits import SPLITS, assign_splits, drop_repeated
 
 SCRIPT_VERSION = 1  # raise it when the same packages and seed give other documents
@@ -35,7 +35,7 @@ class ArgumentError(ValueError):
 
 @dataclass(frozen=True)
 class SourceResult:
-    source: Source
+    source: DemoSource
     packages: list[Package]
     rows: list[dict[str, str]]
 
@@ -78,7 +78,7 @@ def check_arguments(output: Path, packages_folder: Path, may_download: bool, see
     check_tools(download=may_download)
 
 
-def read_source(source: Source, packages_folder: Path, scratch: Path, seed: int) -> SourceResult:
+def read_source(source: DemoSource, packages_folder: Path, scratch: Path, seed: int) -> SourceResult:
     """Unpacks a source's packages into `scratch` and reads its documents."""
     packages = [read_package(name, packages_folder) for name in source.packages]
     for package in packages:
@@ -86,7 +86,7 @@ def read_source(source: Source, packages_folder: Path, scratch: Path, seed: int)
     return SourceResult(source, packages, rows_of(source, list(source.read(scratch)), seed))
 
 
-def rows_of(source: Source, documents: list[Document], seed: int) -> list[dict[str, str]]:
+def rows_of(source: DemoSource, documents: list[Document], seed: int) -> list[dict[str, str]]:
     """Returns the rows of a source's documents, without repeated documents and cut groups."""
     documents = drop_repeated(documents)
     splits = assign_splits(source.name, documents, source.hold_out, seed)

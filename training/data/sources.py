@@ -24,7 +24,7 @@ class HoldOut:
 
 
 @dataclass(frozen=True)
-class Source:
+class DemoSource:
     name: str
     packages: tuple[str, ...]
     licence: str
@@ -42,7 +42,7 @@ COMMON_TRANSFORMATIONS = (
 )
 
 SOURCES = (
-    Source(
+    DemoSource(
         name="python",
         packages=(
             "libpython3.11-minimal",
@@ -57,7 +57,7 @@ SOURCES = (
         read=read_python,
         hold_out=HoldOut(validation=12, test=24, sizes=(4_000, 60_000)),
     ),
-    Source(
+    DemoSource(
         name="kjv",
         packages=("bible-kjv-text",),
         licence="Public domain",
@@ -67,7 +67,7 @@ SOURCES = (
         # John, not Mark: most of Mark stands in Matthew and Luke too.
         hold_out=HoldOut(validation=("Esther", "1 Peter"), test=("Ruth", "Jonah", "John", "James")),
     ),
-    Source(
+    DemoSource(
         name="austen",
         packages=("r-cran-janeaustenr",),
         licence="Public domain (texts), MIT (package)",
@@ -79,7 +79,7 @@ SOURCES = (
         read=read_austen,
         hold_out=HoldOut(validation=("Persuasion, first half",), test=("Persuasion, second half",)),
     ),
-    Source(
+    DemoSource(
         name="wordnet",
         packages=("wordnet-base",),
         licence="WordNet 3.0 (Princeton University)",

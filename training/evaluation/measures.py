@@ -17,7 +17,7 @@ def is_blank(ids: torch.Tensor) -> torch.Tensor:
 
 
 def share(part: float | None, whole: float | None) -> float | None:
-    """`part / whole`, None of nothing."""
+    """`part / whole`; None if one of them is missing or `whole` is 0."""
     return part / whole if part is not None and whole else None
 
 

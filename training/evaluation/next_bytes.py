@@ -10,13 +10,13 @@ from tqdm.auto import tqdm
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
 
 from .measures import is_blank, share
-from .samples import Document, Row, cut_rows, right_padded
+from .samples import EncodedDocument, Row, cut_rows, right_padded
 
 SUMS = ("nats", "bytes", "correct", "non_blank_bytes", "non_blank_correct", "positions", "patches")
 
 
 @torch.inference_mode()
-def next_byte_figures(model, documents: Sequence[Document], row_length: int, batch_size: int) -> dict:
+def next_byte_figures(model, documents: Sequence[EncodedDocument], row_length: int, batch_size: int) -> dict:
     """Teacher-forced figures, over all documents and per source.
 
     Each byte is a target once; `</s>` is none. Long documents are cut into rows, so the first bytes of a later row are

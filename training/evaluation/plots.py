@@ -41,9 +41,9 @@ def _accuracy(axis, drafts: dict) -> None:
 def _leading(axis, drafts: dict) -> None:
     for i, kind in enumerate(("one_step", "blt-s", "ar")):
         counts = drafts[kind]["leading_correct"]["histogram"]
-        places = [count + 0.27 * (i - 1) for count in range(len(counts))]
+        positions = [count + 0.27 * (i - 1) for count in range(len(counts))]
         label = f"{LABELS[kind]}, mean {drafts[kind]['leading_correct']['mean']:.2f}"
-        axis.bar(places, counts, width=0.27, color=COLOURS[kind], label=label)
+        axis.bar(positions, counts, width=0.27, color=COLOURS[kind], label=label)
     axis.set(title="Real text: leading correct bytes of a draft", xlabel="bytes right in a row", ylabel="drafts")
     axis.legend()
 
@@ -65,8 +65,8 @@ def _kept(axis, writing: dict) -> None:
 def _calls(axis, writing: dict) -> None:
     networks = ("decoder", "encoder", "global", "patcher")
     for i, (name, row) in enumerate(writing["decodings"].items()):
-        places = [network + 0.2 * (i - 1.5) for network in range(len(networks))]
-        axis.bar(places, [row[f"{n}_calls_per_byte"] for n in networks], width=0.2, color=COLOURS[name], label=name)
+        positions = [network + 0.2 * (i - 1.5) for network in range(len(networks))]
+        axis.bar(positions, [row[f"{n}_calls_per_byte"] for n in networks], width=0.2, color=COLOURS[name], label=name)
     axis.set_xticks(range(len(networks)), networks)
     axis.set(title="Free text: network calls per byte written", ylabel="calls per byte")
     axis.legend()

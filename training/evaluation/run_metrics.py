@@ -13,7 +13,7 @@ from rich.table import Table
 from modeling_fblt.configuration_fblt import EOS_ID
 
 from .drafts import draft_figures
-from .samples import Anchor, Document, draw_anchors
+from .samples import Anchor, EncodedDocument, draw_anchors
 
 LOSSES = ("next_byte_loss", "diffusion_loss")
 COUNTS = ("bytes", "patches", "timed_bytes")
@@ -86,7 +86,7 @@ def row_anchors(rows: Dataset, count: int, drafted: int, seed: int) -> list[Anch
     documents = []
     for ids in rows.with_format("numpy")["input_ids"]:
         ends = np.flatnonzero(ids == EOS_ID) + 1
-        documents += [Document("validation", part.astype(np.int64)) for part in np.split(ids, ends)]
+        documents += [EncodedDocument("validation", part.astype(np.int64)) for part in np.split(ids, ends)]
     positions = sum(max(len(document.ids) - 1 - drafted - BYTES_BEFORE_ANCHOR, 0) for document in documents)
     if positions == 0:
         return []

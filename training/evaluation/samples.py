@@ -17,7 +17,7 @@ from .measures import in_proportion
 
 
 @dataclass(frozen=True)
-class Document:
+class EncodedDocument:
     """A held-out document: `<s>`, its bytes and `</s>` as ids `[length + 2]`."""
 
     source: str
@@ -26,7 +26,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Row:
-    """A stretch of a document: `targets[i]` is the id after `ids[i]`; both `[n]`."""
+    """Part of a document, to be one row of a batch: `targets[i]` is the id after `ids[i]`; both `[n]`."""
 
     source: str
     ids: np.ndarray
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Anchor:
-    """A place to draft at: the bytes before it, the carried byte, and the real bytes that follow.
+    """Where a block is drafted: the bytes before it, the carried byte, and the real bytes that follow.
 
     Attributes:
         context: `[n]`, ids fed before the carried one; `<s>` among them if the document begins there.
@@ -81,10 +81,10 @@ def load_split(data: str | Path, split: str | None = None) -> tuple[Dataset, str
     return Dataset.from_dict({"text": texts, "source": sources}), split
 
 
-def encode(dataset: Dataset) -> list[Document]:
+def encode(dataset: Dataset) -> list[EncodedDocument]:
     """Every document of a split, encoded by itself."""
     pairs = zip(dataset["source"], dataset["text"], strict=True)
-    return [Document(source, encode_document(text).astype(np.int64)) for source, text in pairs]
+    return [EncodedDocument(source, encode_document(text).astype(np.int64)) for source, text in pairs]
 
 
 def limit(dataset: Dataset, max_bytes: int, seed: int) -> Dataset:
@@ -97,7 +97,7 @@ def limit(dataset: Dataset, max_bytes: int, seed: int) -> Dataset:
     return limit_sources(dataset, {name: max(1, part) for name, part in in_proportion(max_bytes, sizes).items()}, seed)
 
 
-def cut_rows(documents: Sequence[Document], length: int) -> list[Row]:
+def cut_rows(documents: Sequence[EncodedDocument], length: int) -> list[Row]:
     """Cuts documents into rows of up to `length` ids that together have each id but `<s>` as a target once.
 
     Only a document's first row begins with `<s>`; the others begin in the middle of the text, as training rows do.
@@ -105,8 +105,8 @@ def cut_rows(documents: Sequence[Document], length: int) -> list[Row]:
     rows = []
     for document in documents:
         for first in range(0, len(document.ids) - 1, length):
-            stretch = document.ids[first : first + length + 1]
-            rows.append(Row(document.source, stretch[:-1], stretch[1:]))
+            ids = document.ids[first : first + length + 1]
+            rows.append(Row(document.source, ids[:-1], ids[1:]))
     return rows
 
 
@@ -119,7 +119,7 @@ def right_padded(rows: Sequence[np.ndarray], device: torch.device | str) -> tupl
     return torch.from_numpy(batch).to(device), lengths
 
 
-def _positions(documents: Sequence[Document], before: int, after: int) -> dict[str, np.ndarray]:
+def _positions(documents: Sequence[EncodedDocument], before: int, after: int) -> dict[str, np.ndarray]:
     """Per source, `[count, 2]` pairs of document and position with so many ids before it and bytes after it."""
     found: dict[str, list[np.ndarray]] = {}
     for index, document in enumerate(documents):
@@ -130,7 +130,7 @@ def _positions(documents: Sequence[Document], before: int, after: int) -> dict[s
 
 
 def draw_anchors(
-    documents: Sequence[Document], count: int, drafted: int, context: int, seed: int, before: int = 64
+    documents: Sequence[EncodedDocument], count: int, drafted: int, context: int, seed: int, before: int = 64
 ) -> list[Anchor]:
     """`count` different anchors, uniform over byte positions; sources take part in proportion to their positions.
 
@@ -145,7 +145,9 @@ def draw_anchors(
     positions = _positions(documents, before, drafted)
     available = {source: len(found) for source, found in positions.items() if len(found)}
     if count > sum(available.values()):
-        raise ValueError(f"--anchors {count}: the held-out documents have {sum(available.values())} places for anchors")
+        raise ValueError(
+            f"--anchors {count}: the held-out documents have {sum(available.values())} positions for anchors"
+        )
     generator = np.random.default_rng(seed)
     anchors = []
     for source, wanted in in_proportion(count, available).items():
@@ -163,7 +165,9 @@ def draw_anchors(
     return anchors
 
 
-def draw_prompts(documents: Sequence[Document], count: int, length: int, following: int, seed: int) -> list[Prompt]:
+def draw_prompts(
+    documents: Sequence[EncodedDocument], count: int, length: int, following: int, seed: int
+) -> list[Prompt]:
     """Prompts of `length` bytes with `following` real bytes after them, one source after the other.
 
     Raises:

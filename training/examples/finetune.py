@@ -21,7 +21,7 @@ from datasets import Dataset
 from fblt.training.data.text import clean_text
 from fblt.training.evaluation.drafts import continuations, draft_figures
 from fblt.training.evaluation.next_bytes import next_byte_figures
-from fblt.training.evaluation.samples import Anchor, Document, draw_anchors, right_padded
+from fblt.training.evaluation.samples import Anchor, EncodedDocument, draw_anchors, right_padded
 from fblt.training.packing.sequences import collate, encode_document, find_patch_starts, pack
 from rich.console import Console
 from rich.table import Table
@@ -87,7 +87,7 @@ def add_adapters(model, rank: int):
     return get_peft_model(model, config)
 
 
-def measure(model, documents: list[Document], anchors: list[Anchor], seed: int) -> dict[str, float]:
+def measure(model, documents: list[EncodedDocument], anchors: list[Anchor], seed: int) -> dict[str, float]:
     """Bits per byte of held-out documents, and how many bytes of a draft are right before the first wrong one."""
     drafts = draft_figures(model.eval(), anchors, batch_size=50, seed=seed)
     return {
@@ -136,7 +136,7 @@ def main(**given) -> None:
 
     # 2. The text.
     train, held_out = read_files(options.text, options.suffix)
-    documents = [Document("held out", encode_document(text).astype(np.int64)) for text in held_out]
+    documents = [EncodedDocument("held out", encode_document(text).astype(np.int64)) for text in held_out]
     anchors = draw_anchors(documents, ANCHORS, model.config.block_size - 1, CONTEXT, options.seed)
     rows = training_rows(model, train, options.steps * BATCH, options.seed)
 

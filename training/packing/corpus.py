@@ -45,7 +45,8 @@ class Shard:
     """Rows to make.
 
     Attributes:
-        split, number: which they are.
+        split: the split they belong to.
+        number: of the shard within its split.
         documents: indices, in order.
         skip: ids of the first document that belong to rows of the shard before.
         rows: how many.

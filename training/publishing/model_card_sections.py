@@ -136,7 +136,7 @@ def metrics(evaluation: dict) -> str:
         f"Next byte, documents cut into rows of {settings['row_length']} bytes; non-blank: bytes other than space, "
         "tab, newline.",
         _next_byte_table(next_byte),
-        f"Drafts of real text at {drafts['count']} random places, the carried byte known. Accuracy by offset from it:",
+        f"Drafts of real text at {drafts['count']} random anchors, the carried byte known. Accuracy by offset from it:",
         _offset_table(drafts),
         "Leading correct bytes, i.e. drafted bytes before the first wrong one: of the one-step block draft, of the "
         f"decoder's own greedy draft (`blt-s`), of plain decoding (`ar`); the most is {drafts['block_size'] - 1}.",

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, AdamW for everything else, behind one optimizer."""
+"""Muon for the matrices of the layers, AdamW for everything else, as one optimizer."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ class MuonWithAdamW(Optimizer):
         self.share_groups()
 
     def share_groups(self) -> None:
-        """Takes over the very group dicts of the parts: what a scheduler writes here, the parts read."""
+        """Uses the parts' own dictionaries of groups, so that the parts read what a scheduler writes here."""
         self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
 
     @torch.no_grad()

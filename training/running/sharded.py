@@ -1,4 +1,4 @@
-"""Sharded (FSDP2) runs: which optimizers they take, and their checkpoints read where nothing is sharded."""
+"""Sharded (FSDP2) runs: rehearsed on CPUs, their optimizers, and their checkpoints read by unsharded runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +53,10 @@ def load_sharded_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: s
 
 @contextmanager
 def separate_parts(optimizer: Optimizer) -> Iterator[tuple[Optimizer, ...]]:
-    """The plain optimizers behind one: sharded checkpoints know states by parameter names and take several."""
+    """The plain optimizers that one optimizer consists of: sharded checkpoints take these, one by one.
+
+    They name an optimizer's states by parameters, which [`MuonWithAdamW`] as a whole cannot.
+    """
     inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     if not isinstance(inner, MuonWithAdamW):
         yield (inner,)

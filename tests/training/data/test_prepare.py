@@ -29,7 +29,7 @@ from fblt.training.data.readers import (  # noqa: E402
     read_bible,
     read_python,
 )
-from fblt.training.data.sources import SOURCES, HoldOut, Source  # noqa: E402
+from fblt.training.data.sources import SOURCES, DemoSource, HoldOut  # noqa: E402
 from fblt.training.data.splits import HoldOutError, assign_splits, drop_repeated, shared_lines  # noqa: E402
 from fblt.training.data.text import clean_text, join_paragraphs, spaces_to_tabs  # noqa: E402
 
@@ -244,7 +244,7 @@ def test_repeated_documents_are_dropped():
 @pytest.fixture
 def tiny_sources(monkeypatch, tmp_path):
     """One source whose package is a fake: the tools that would fetch and unpack it are replaced."""
-    source = Source(
+    source = DemoSource(
         "tiny", ("pkg",), "CC0-1.0", "made here", ("none",), lambda root: iter(documents(20)), HoldOut(2, 3)
     )
     monkeypatch.setattr(prepare, "SOURCES", (source,))

@@ -25,7 +25,7 @@ from fblt.training.evaluation.measures import (  # noqa: E402
 )
 from fblt.training.evaluation.next_bytes import next_byte_figures  # noqa: E402
 from fblt.training.evaluation.plots import plot_evaluation  # noqa: E402
-from fblt.training.evaluation.samples import Document, cut_rows, draw_anchors, draw_prompts, right_padded  # noqa: E402
+from fblt.training.evaluation.samples import EncodedDocument, cut_rows, draw_anchors, draw_prompts, right_padded  # noqa: E402
 from fblt.training.evaluation.writing import NEAR_TIE, describe_difference, equality, readable  # noqa: E402
 from fblt.training.packing.sequences import encode_document  # noqa: E402
 
@@ -41,12 +41,12 @@ ids_pairs = st.integers(1, 5).flatmap(
 )  # fmt: skip
 
 
-def documents(*sizes: tuple[str, int]) -> list[Document]:
+def documents(*sizes: tuple[str, int]) -> list[EncodedDocument]:
     """Documents of `size` random lower-case letters and blanks."""
     generator = np.random.default_rng(0)
     letters = list("abcdefgh \n")
     texts = [(source, "".join(generator.choice(letters, size))) for source, size in sizes]
-    return [Document(source, encode_document(text).astype(np.int64)) for source, text in texts]
+    return [EncodedDocument(source, encode_document(text).astype(np.int64)) for source, text in texts]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ pytest.importorskip("datasets")
 
 from fblt.training.evaluation.next_bytes import next_byte_figures  # noqa: E402
 from fblt.training.evaluation.run_metrics import StepSums  # noqa: E402
-from fblt.training.evaluation.samples import Document  # noqa: E402
+from fblt.training.evaluation.samples import EncodedDocument  # noqa: E402
 from fblt.training.packing.sequences import encode_document  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
@@ -50,6 +50,6 @@ def test_sums_of_a_run_need_no_doubles_and_count_beyond_what_floats_can():
 
 def test_next_byte_figures_need_no_doubles_on_the_device(tiny_checkpoint):
     model = FBLTForCausalLM.from_pretrained(tiny_checkpoint).eval()
-    documents = [Document("prose", encode_document("some words to read, and others").astype("int64"))]
+    documents = [EncodedDocument("prose", encode_document("some words to read, and others").astype("int64"))]
     with WithoutDoubles():
         assert next_byte_figures(model, documents, 16, 2)["all"]["bytes"] == 30
