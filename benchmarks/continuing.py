@@ -29,7 +29,7 @@ class Prefix:
         return cls(ids, model(ids[:, :-1], use_cache=True).past_key_values)
 
     def generate(self, model, new_bytes: int, stopwatch: Stopwatch | None = None, **settings: Any):
-        """Greedy text behind the prefix, never ended by `</s>`; the cache is taken back afterwards.
+        """Greedy text after the prefix, never ended by `</s>`; the cache is taken back afterwards.
 
         Raises:
             ValueError: more than `MOST_NEW` bytes, of which a cache may have dropped some.

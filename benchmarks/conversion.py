@@ -8,7 +8,6 @@ tables (`--hash-rows 500002`) make it 9 GB. Peak memory is the child's largest r
 and a child that only imports the package is measured beside it.
 """
 
-import argparse
 import json
 import platform
 import shutil
@@ -18,13 +17,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import click
 import torch
 from fblt.conversion.export_blt import export
 from fblt.conversion.folder import write_folder
 from fblt.conversion.open_checkpoint import empty_model, shapes_of
 from fblt.conversion.writing import Entry, write_safetensors
 
+from fblt.commands import Command
+from fblt.files import write_text_atomically
 from modeling_fblt import FBLTConfig
+
+from .harness import FILE, POSITIVE, Listed, help_of
 
 LAYOUTS = ("meta", "training", "transformers")
 IDLE = "import fblt.conversion.convert_blt"
@@ -48,7 +52,7 @@ def make_fblt(folder: Path, hash_rows: int) -> None:
 
 def _random(shape: tuple[int, ...]):
     def parts():
-        # In pieces, so that making the largest table takes no more memory than any other tensor.
+        # Some rows at a time, so that making the largest table takes no more memory than any other tensor.
         for rows in torch.arange(shape[0]).split(8192):
             yield torch.empty(len(rows), *shape[1:], dtype=torch.bfloat16).normal_(std=0.02)
 
@@ -75,18 +79,19 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for name in ("*.safetensors", "*.pth") for file in folder.rglob(name))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--hash-rows", type=int, default=100003, help="rows of each hash table; BLT-1B has 500002")
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    options = parser.parse_args()
-    results = {"machine": platform.platform(), "torch": torch.__version__, "hash_rows": options.hash_rows, "runs": []}
+@click.command(cls=Command, help=help_of(__doc__))
+@click.option("--output", type=FILE, required=True, help="JSON file to write.")
+@click.option(
+    "--hash-rows", type=POSITIVE, default=100003, show_default=True, help="Rows of each hash table; BLT-1B has 500002."
+)
+@click.option("--layouts", type=Listed(click.Choice(LAYOUTS)), default=list(LAYOUTS), help="Default: all.")
+def main(output: Path, hash_rows: int, layouts: list[str]) -> None:
+    results = {"machine": platform.platform(), "torch": torch.__version__, "hash_rows": hash_rows, "runs": []}
     results["idle_bytes"], _ = measure(["-c", IDLE])
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        make_fblt(root / "fblt", options.hash_rows)
-        for layout in options.layouts:
+        make_fblt(root / "fblt", hash_rows)
+        for layout in layouts:
             export(root / "fblt", root / "source", layout, "1GB")
             size = size_of(root / "source")
             command = ["-m", "fblt.conversion.convert_blt", "--no-validate", "--max-shard-size", "1GB"]
@@ -95,7 +100,7 @@ def main() -> None:
             results["runs"].append(run)
             for folder in ("source", "converted"):
                 shutil.rmtree(root / folder)
-    options.output.write_text(json.dumps(results, indent=2) + "\n")
+    write_text_atomically(output, json.dumps(results, indent=2) + "\n")
     print(f"{'layout':<14}{'size GB':>9}{'peak GB':>9}{'ratio':>7}{'seconds':>9}")
     for run in results["runs"]:
         sizes = f"{run['bytes'] / 1e9:>9.2f}{run['peak_bytes'] / 1e9:>9.2f}"

@@ -10,16 +10,18 @@ every prompt. transformers' BLT of the same shape takes its turns too, without a
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from fblt.training.evaluation_bytes import next_byte_figures
-from fblt.training.evaluation_text import Document, Prompt, draw_prompts, encode, limit, load_split
-from fblt.training.evaluation_writing import equality, write
-from fblt.training.metrics import share
+from fblt.training.evaluation.measures import share
+from fblt.training.evaluation.next_bytes import next_byte_figures
+from fblt.training.evaluation.prompts import PROMPTS
+from fblt.training.evaluation.samples import EncodedDocument, Prompt, draw_prompts, encode, limit, load_split
+from fblt.training.evaluation.traffic import COMPONENTS, component_parameters, traffic_gb
+from fblt.training.evaluation.writing import equality, write
 from rich.console import Console
 
-from examples.demo import PROMPTS
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 
@@ -27,18 +29,19 @@ from .continuing import MOST_NEW, Prefix
 from .harness import (
     CLOCKS,
     DTYPES,
+    FILE,
+    POSITIVE,
+    benchmark,
     build_console,
-    build_parser,
     build_table,
     interleave,
     number,
+    option,
     paired_ratio,
-    positive,
     report,
     start,
     summary_of,
 )
-from .metrics import COMPONENTS, component_parameters, traffic_gb
 from .plots import bars
 from .profiling import profile_generation
 from .transformers_blt import transformers_twin
@@ -82,18 +85,18 @@ def bundled_prompts(length: int) -> list[Prompt]:
     return [Prompt("bundled", np.concatenate([[BOS_ID], text[-length:]]), nothing) for text in texts]
 
 
-def held_out(options) -> tuple[list[Prompt], list[Document]]:
-    """Prompts, and documents for bits per byte; the bundled prompts alone where there is no prepared data."""
-    if not (options.data / "dataset_dict.json").is_file():
+def held_out(options) -> tuple[list[Prompt], list[EncodedDocument]]:
+    """Prompts, and documents for bits per byte; the bundled prompts alone where there is no data."""
+    if not options.data.exists():
         return bundled_prompts(options.prompt_bytes), []
-    dataset = load_split(options.data, options.split)
+    dataset, _ = load_split(options.data, options.split)
     count = max(options.prompts, options.equality_prompts)
     prompts = draw_prompts(encode(dataset), count, options.prompt_bytes, options.new_bytes, options.seed)
     return prompts, encode(limit(dataset, options.text_bytes, options.seed))
 
 
 def generate(model, prompt: Prompt, settings: dict, new_bytes: int):
-    """Greedy text behind one prompt, with counters."""
+    """Greedy text after one prompt, with counters."""
     ids = torch.from_numpy(prompt.ids)[None]
     mask = torch.ones_like(ids)
     return model.generate(
@@ -301,22 +304,27 @@ def draw(results: dict, path: Path) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    parser = build_parser(__doc__, "decoding", repetitions=3, dtype="float32")
-    parser.add_argument("--model", default="checkpoints/fblt-demo", help="checkpoint folder")
-    parser.add_argument("--data", type=Path, default=Path("data/demo"), help="prepared data; bundled prompts without")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--prompts", type=positive, default=24, help="prompts that are timed")
-    parser.add_argument("--prompt-bytes", type=positive, default=160)
-    parser.add_argument("--new-bytes", type=positive, default=192)
-    parser.add_argument("--equality-prompts", type=positive, default=100, help="prompts whose texts are compared")
-    parser.add_argument("--batch-size", type=positive, default=20, help="of the comparison of texts")
-    parser.add_argument("--transformers-bytes", type=positive, default=8, help="bytes that transformers' BLT writes")
-    parser.add_argument("--text-bytes", type=positive, default=100_000, help="held-out text for bits per byte")
-    parser.add_argument("--profile", action="store_true", help="where an iteration's time goes")
-    for name in VARIANTS:
-        parser.add_argument(f"--{name}", action="store_true", help="also run the model so, and report")
-    options = parser.parse_args(arguments)
+def variant_options(command: Callable) -> Callable:
+    """A flag for every other way to run the model."""
+    for name in reversed(VARIANTS):
+        command = option(f"--{name}", is_flag=True, help="Also run the model so, and report.")(command)
+    return command
+
+
+@benchmark(__doc__, "decoding", repetitions=3, dtype="float32")
+@option("--model", default="checkpoints/fblt-demo", help="Checkpoint folder.")
+@option("--data", type=FILE, default=Path("data/demo"), help="Prepared data; bundled prompts without.")
+@option("--split", default="test")
+@option("--prompts", type=POSITIVE, default=24, help="Prompts that are timed.")
+@option("--prompt-bytes", type=POSITIVE, default=160)
+@option("--new-bytes", type=POSITIVE, default=192)
+@option("--equality-prompts", type=POSITIVE, default=100, help="Prompts whose texts are compared.")
+@option("--batch-size", type=POSITIVE, default=20, help="Of the comparison of texts.")
+@option("--transformers-bytes", type=POSITIVE, default=8, help="Bytes that transformers' BLT writes.")
+@option("--text-bytes", type=POSITIVE, default=100000, help="Held-out text for bits per byte.")
+@option("--profile", is_flag=True, help="Where an iteration's time goes.")
+@variant_options
+def main(options: SimpleNamespace) -> dict:
     if options.quick:
         options.prompts, options.new_bytes, options.equality_prompts, options.repetitions = 1, 12, 2, 1
         options.transformers_bytes, options.text_bytes = 2, 2000

@@ -10,7 +10,9 @@ far larger than all caches, timed in the same run, tells how fast this machine d
 import statistics
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import click
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -19,14 +21,15 @@ from .continuing import Prefix
 from .harness import (
     CLOCKS,
     DTYPES,
+    POSITIVE,
     Stopwatch,
+    benchmark,
     build_console,
-    build_parser,
     build_table,
     interleave,
     number,
+    option,
     paired_ratio,
-    positive,
     report,
     start,
     summary_of,
@@ -51,9 +54,9 @@ class Gemv:
         self.clock = clock
         rows = size // dtype.itemsize // GEMV_COLUMNS
         self.matrix = torch.empty(rows, GEMV_COLUMNS, dtype=dtype)
-        piece = torch.randn(1024, GEMV_COLUMNS).to(dtype)
+        block = torch.randn(1024, GEMV_COLUMNS).to(dtype)
         for part in self.matrix.split(1024):
-            part.copy_(piece[: len(part)])
+            part.copy_(block[: len(part)])
         self.vector = torch.randn(GEMV_COLUMNS).to(dtype)
 
     @torch.inference_mode()
@@ -209,14 +212,13 @@ def draw(results: dict, path) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    parser = build_parser(__doc__, "geometry", repetitions=5, dtype="bfloat16")
-    parser.add_argument("--geometry", choices=GEOMETRIES, default="1b")
-    parser.add_argument("--prefix", type=positive, default=512, help="bytes before the first new one")
-    parser.add_argument("--new-bytes", type=positive, default=32, help="bytes that ar writes in a turn; whole patches")
-    parser.add_argument("--transformers-bytes", type=positive, default=2, help="bytes that transformers' BLT writes")
-    parser.add_argument("--patch-length", type=positive, default=4, help="bytes of every patch")
-    options = parser.parse_args(arguments)
+@benchmark(__doc__, "geometry", repetitions=5, dtype="bfloat16")
+@option("--geometry", type=click.Choice(list(GEOMETRIES)), default="1b")
+@option("--prefix", type=POSITIVE, default=512, help="Bytes before the first new one.")
+@option("--new-bytes", type=POSITIVE, default=32, help="Bytes that ar writes in a turn; whole patches.")
+@option("--transformers-bytes", type=POSITIVE, default=2, help="Bytes that transformers' BLT writes.")
+@option("--patch-length", type=POSITIVE, default=4, help="Bytes of every patch.")
+def main(options: SimpleNamespace) -> dict:
     gemv_bytes = GEMV_BYTES
     if options.quick:
         options.geometry, options.prefix, options.new_bytes, options.repetitions = "tiny", 64, 8, 2

@@ -4,7 +4,7 @@ Machines are noisy. So candidates take turns within a repetition (A B C, A B C, 
 repetition, where both sides saw the same machine, and what is reported is the median over repetitions.
 """
 
-import argparse
+import functools
 import json
 import os
 import platform
@@ -12,14 +12,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import click
 import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
 from transformers.generation.streamers import BaseStreamer
 
+from fblt.commands import Command
 from fblt.files import write_text_atomically
 
 K, T = TypeVar("K"), TypeVar("T")
@@ -27,34 +30,77 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def build_parser(description: str, name: str, repetitions: int, dtype: str) -> argparse.ArgumentParser:
-    """A parser with the options that all scripts have."""
-    parser = argparse.ArgumentParser(
-        description=description.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, default=Path(f"runs/benchmarks/{name}.json"), help="JSON file to write")
-    parser.add_argument("--plot", action="store_true", help="also draw a PNG beside the JSON file")
-    parser.add_argument("--quick", action="store_true", help="the smallest sizes: shows that it runs, not how fast")
-    parser.add_argument("--repetitions", type=positive, default=repetitions, help="turns of every candidate")
-    parser.add_argument("--threads", type=positive, help="torch threads; torch's choice if not given")
-    parser.add_argument("--dtype", choices=DTYPES, default=dtype)
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu counts this process's own processor time: for a first look on a busy machine, with one thread only",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+class Listed(click.ParamType):
+    """Values with commas between them, as a list.
+
+    Args:
+        kind: of each value.
+    """
+
+    name = "list"
+
+    def __init__(self, kind: click.ParamType):
+        self.kind = kind
+
+    def convert(self, value, parameter, context) -> list:
+        parts = value.split(",") if isinstance(value, str) else value
+        return [self.kind.convert(part, parameter, context) for part in parts]
 
 
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+POSITIVE = click.IntRange(min=1)
+option = functools.partial(click.option, show_default=True)
+FILE = click.Path(path_type=Path)
 
 
-def start(options: argparse.Namespace) -> dict[str, Any]:
+def benchmark(description: str, name: str, repetitions: int, dtype: str) -> Callable[[Callable], Command]:
+    """Makes a command of a function that takes all options as one object, with the options that all scripts have.
+
+    Args:
+        description: a script's docstring.
+        name: of the script; its JSON file is named so.
+        repetitions, dtype: defaults.
+    """
+    shared = [
+        option(
+            "--output",
+            type=FILE,
+            default=Path(f"runs/benchmarks/{name}.json"),
+            help="JSON file to write.",
+        ),
+        option("--plot", is_flag=True, help="Also draw a PNG beside the JSON file."),
+        option("--quick", is_flag=True, help="The smallest sizes: shows that it runs, not how fast."),
+        option("--repetitions", type=POSITIVE, default=repetitions, help="Turns of every candidate."),
+        option("--threads", type=POSITIVE, help="Torch threads; torch's choice if not given."),
+        option("--dtype", type=click.Choice(list(DTYPES)), default=dtype),
+        option(
+            "--clock",
+            type=click.Choice(list(CLOCKS)),
+            default="wall",
+            help="cpu counts this process's own processor time: for a first look on a busy machine, one thread only.",
+        ),
+        option("--seed", type=int, default=0),
+    ]
+
+    def make(run: Callable[[SimpleNamespace], dict]) -> Command:
+        @functools.wraps(run)
+        def called(**given):
+            return run(SimpleNamespace(**given))
+
+        for option in reversed(shared):
+            called = option(called)
+        return click.command(name, cls=Command, help=description.replace("\n\n    python", "\n\n\b\n    python"))(
+            called
+        )
+
+    return make
+
+
+def help_of(description: str) -> str:
+    """A docstring as help: its commands keep their lines."""
+    return description.replace("\n\n    python", "\n\n\b\n    python")
+
+
+def start(options: SimpleNamespace) -> dict[str, Any]:
     """Applies threads and seed; what a result needs beside it to be understood.
 
     Raises:
@@ -164,7 +210,7 @@ class Stopwatch(BaseStreamer):
 
 
 def report(
-    options: argparse.Namespace,
+    options: SimpleNamespace,
     results: dict[str, Any],
     console: Console,
     print_results: Callable[[dict, Console], None],
@@ -178,7 +224,7 @@ def report(
     return results
 
 
-def save(options: argparse.Namespace, results: Mapping[str, Any], console: Console) -> None:
+def save(options: SimpleNamespace, results: Mapping[str, Any], console: Console) -> None:
     """Writes the JSON file."""
     write_text_atomically(options.output, json.dumps(results, indent=2) + "\n")
     console.print(f"written: {options.output}", highlight=False)

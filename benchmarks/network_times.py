@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from fblt.training.evaluation.traffic import read_per_call
 from torch import nn
-
-from .metrics import read_per_call
 
 PARTS = ("patcher", "encoder", "pooling", "global", "decoder", "head")
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """What each option of the training objective does in equal time: bits per byte, and how good drafts are.
 
-    python -m benchmarks.objective --data data/demo [--seconds 150] [--variants "demo recipe" "corruption: uniform"]
+    python -m benchmarks.objective --data data/demo [--seconds 150] [--variants "demo recipe,corruption: uniform"]
 
 The checkpoint first forgets to draft: `<mask>` gets the mean of the other bytes' embeddings, and some steps are trained
 on next bytes alone. From there every variant of the demo recipe trains on, with a new optimizer, for as many steps as
@@ -18,14 +18,17 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 from datasets import Dataset
 from fblt.conversion.add_diffusion import mask_embedding
-from fblt.training.evaluation_bytes import next_byte_figures
-from fblt.training.evaluation_drafts import draft_figures
-from fblt.training.evaluation_text import (
+from fblt.training.evaluation.drafts import draft_figures
+from fblt.training.evaluation.measures import distinct_ngrams, mean, share
+from fblt.training.evaluation.next_bytes import next_byte_figures
+from fblt.training.evaluation.samples import (
     Anchor,
-    Document,
+    EncodedDocument,
     Prompt,
     draw_anchors,
     draw_prompts,
@@ -33,18 +36,18 @@ from fblt.training.evaluation_text import (
     limit,
     load_split,
 )
-from fblt.training.evaluation_writing import DECODINGS, NGRAM, write
-from fblt.training.metrics import distinct_ngrams, mean, share
+from fblt.training.evaluation.writing import DECODINGS, NGRAM, write
+from fblt.training.packing.run_rows import rows_for_model
+from fblt.training.packing.sequences import collate
 from fblt.training.recipe import OBJECTIVE, PAPER, load_recipe
-from fblt.training.run import load_initial, patched_rows
-from fblt.training.sequences import collate
+from fblt.training.run import load_initial
 from fblt.training.trainer import FBLTTrainer
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from fblt.files import appearing_folder
 from modeling_fblt.configuration_fblt import MASK_ID
 
-from .harness import CLOCKS, build_console, build_parser, build_table, number, positive, save, start
+from .harness import CLOCKS, FILE, POSITIVE, Listed, benchmark, build_console, build_table, number, option, save, start
 
 RECIPE = Path("training/recipes/demo.yaml")
 BASE = "demo recipe"
@@ -136,7 +139,7 @@ def train(recipe: dict, model, rows: Dataset, steps: int, seed: int, clock) -> S
     return times
 
 
-def judge(model, documents: Sequence[Document], anchors: Sequence[Anchor], prompts: Sequence[Prompt], seed: int):
+def judge(model, documents: Sequence[EncodedDocument], anchors: Sequence[Anchor], prompts: Sequence[Prompt], seed: int):
     """Figures of a model. Anchors hold the bytes of the longest block; a shorter one drafts as many as it has."""
     model.eval()
     drafted = model.config.block_size - 1
@@ -210,30 +213,29 @@ def print_results(results: dict, console) -> None:
     console.print(table)
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    parser = build_parser(__doc__, "objective", repetitions=1, dtype="bfloat16")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="what variants are variants of")
-    parser.add_argument("--data", default="data/demo", help="folder of prepared data")
-    parser.add_argument("--model", default="checkpoints/fblt-demo", help="checkpoint to train on from")
-    parser.add_argument("--seconds", type=float, default=150.0, help="of training for each variant")
-    parser.add_argument("--rate", type=float, default=0.5, help="share of the recipe's learning rates")
-    parser.add_argument("--forget", type=int, default=200, help="steps on next bytes alone; 0: as the checkpoint is")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--rows", type=Path, default=Path("runs/benchmarks/objective"), help="keeps the packed rows")
-    parser.add_argument("--steps", type=positive, help="so many steps for each, instead of equal time")
-    options = parser.parse_args(arguments)
+@benchmark(__doc__, "objective", repetitions=1, dtype="bfloat16")
+@option("--recipe", type=FILE, default=RECIPE, help="What variants are variants of.")
+@option("--data", default="data/demo", help="Folder of prepared data.")
+@option("--model", default="checkpoints/fblt-demo", help="Checkpoint to train on from.")
+@option("--seconds", type=float, default=150.0, help="Of training for each variant.")
+@option("--rate", type=float, default=0.5, help="Share of the recipe's learning rates.")
+@option("--forget", type=int, default=200, help="Steps on next bytes alone; 0: as the checkpoint is.")
+@option("--variants", type=Listed(click.Choice(list(VARIANTS))), metavar="NAME", default=list(VARIANTS))
+@option("--rows", type=FILE, default=Path("runs/benchmarks/objective"), help="Keeps the packed rows.")
+@option("--steps", type=POSITIVE, help="So many steps for each, instead of equal time.")
+def main(options: SimpleNamespace) -> dict:
     recipe = load_recipe(options.recipe) | {"data": options.data, "output": str(options.rows)}
     recipe["model"] = {name: value for name, value in recipe["model"].items() if name in OBJECTIVE}
     recipe["trainer"]["bf16"] = options.dtype == "bfloat16"
     results, console, clock = start(options), build_console(), CLOCKS[options.clock]
 
-    dataset = load_split(options.data, "validation")
+    dataset, _ = load_split(options.data, "validation")
     documents = encode(dataset)
     longest = max(changes.get("model", {}).get("block_size", 8) for changes in VARIANTS.values())
     anchors = draw_anchors(documents, 32 if options.quick else ANCHORS, longest - 1, BYTES_BEFORE, options.seed)
     prompts = draw_prompts(documents, 2 if options.quick else PROMPTS, PROMPT_BYTES, NEW_BYTES, options.seed)
     read = encode(limit(dataset, 2000 if options.quick else MAX_BYTES, options.seed))
-    rows = patched_rows(recipe, "train", load_initial(options.model, {}))
+    rows = rows_for_model(recipe, load_initial(options.model, {}).model.eval())["train"]
 
     results["compared_under"] = {name: results["settings"][name] for name in COMPARED_UNDER}
     results |= judged(options, results["compared_under"])

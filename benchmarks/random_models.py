@@ -93,12 +93,12 @@ def random_model(config: FBLTConfig, dtype: torch.dtype) -> FBLTForCausalLM:
 
 
 def _fill(flat: torch.Tensor, values: torch.Tensor) -> None:
-    for piece in flat.split(len(values)):
-        piece.copy_(values[: len(piece)])
+    for part in flat.split(len(values)):
+        part.copy_(values[: len(part)])
 
 
 def random_prompt(batch: int, length: int, seed: int) -> torch.Tensor:
-    """`[batch, length]` rows of random printable bytes behind `<s>`."""
+    """`[batch, length]` rows of random printable bytes after `<s>`."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(32, 127, (batch, length), generator=generator) + 4
     ids[:, 0] = 1

@@ -27,10 +27,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
+import click
 import torch
 import torch.nn.functional as F
+from fblt.training.evaluation.traffic import COMPONENTS, component_parameters, traffic_gb
 from rich.console import Console
 
 from modeling_fblt import base_model_fblt, byte_choice_fblt, drafters_fblt
@@ -39,19 +42,21 @@ from .continuing import MOST_NEW, Prefix
 from .harness import (
     CLOCKS,
     DTYPES,
+    FILE,
+    POSITIVE,
+    Listed,
     Stopwatch,
+    benchmark,
     build_console,
-    build_parser,
     build_table,
     interleave,
     number,
+    option,
     paired_ratio,
-    positive,
     report,
     start,
     summary_of,
 )
-from .metrics import COMPONENTS, component_parameters, traffic_gb
 from .plots import bars
 from .random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
 
@@ -179,7 +184,7 @@ def spread_starts(position: torch.Tensor, patch_length: float) -> torch.Tensor:
 
 
 class Verdicts:
-    """Decides in the place of verification and of unmasking, the same each time.
+    """Decides instead of verification and of unmasking, the same each time.
 
     Args:
         script: what to decide by.
@@ -205,8 +210,8 @@ class Verdicts:
         if draft.ids.shape[1]:
             counts = [accepted_bytes(self.chance, self.script.drafted, self.draw()) for _ in draft.lengths]
             accepted = torch.minimum(torch.tensor(counts), draft.lengths)
-        place = torch.arange(draft.ids.shape[1] + 1)
-        new = torch.where(place < accepted[:, None], F.pad(draft.ids, (0, 1)), choice)
+        offsets = torch.arange(draft.ids.shape[1] + 1)
+        new = torch.where(offsets < accepted[:, None], F.pad(draft.ids, (0, 1)), choice)
         return new, accepted
 
     judged = staticmethod(byte_choice_fblt.ByteChoice.verify)
@@ -352,17 +357,16 @@ def draw(results: dict, path: Path) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    parser = build_parser(__doc__, "replay", repetitions=3, dtype="bfloat16")
-    parser.add_argument("--results", type=Path, help="CSV of the paper's results; the rows in this script if not given")
-    parser.add_argument("--size", default="3B", help="whose acceptance to replay")
-    parser.add_argument("--task", default="fr-en", choices=PAPER_BYTES)
-    parser.add_argument("--geometry", choices=GEOMETRIES, default="1b")
-    parser.add_argument("--prefix", type=positive, default=512)
-    parser.add_argument("--new-bytes", type=positive, default=128, help=f"at most {MOST_NEW - 1}")
-    parser.add_argument("--patch-lengths", nargs="+", default=["table", "4"], help="bytes, or `table`")
-    parser.add_argument("--only", nargs="+", metavar="MODE", help="beside ar; modes with two calls come along")
-    options = parser.parse_args(arguments)
+@benchmark(__doc__, "replay", repetitions=3, dtype="bfloat16")
+@option("--results", type=FILE, help="CSV of the paper's results; the rows in this script if not given.")
+@option("--size", default="3B", help="Whose acceptance to replay.")
+@option("--task", type=click.Choice(list(PAPER_BYTES)), default="fr-en")
+@option("--geometry", type=click.Choice(list(GEOMETRIES)), default="1b")
+@option("--prefix", type=POSITIVE, default=512)
+@option("--new-bytes", type=POSITIVE, default=128, help=f"at most {MOST_NEW - 1}.")
+@option("--patch-lengths", type=Listed(click.STRING), default=["table", "4"], help="Bytes, or `table`.")
+@option("--only", type=Listed(click.STRING), metavar="MODE", help="Beside ar; modes with two calls come along.")
+def main(options: SimpleNamespace) -> dict:
     if options.quick:
         options.geometry, options.prefix, options.new_bytes, options.repetitions = "tiny", 64, 96, 1
     results, console, clock = start(options), build_console(), CLOCKS[options.clock]

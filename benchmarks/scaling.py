@@ -22,7 +22,9 @@ import copy
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import torch
 from rich.console import Console
 
@@ -30,14 +32,16 @@ from .continuing import Prefix
 from .harness import (
     CLOCKS,
     DTYPES,
+    POSITIVE,
+    Listed,
     Stopwatch,
+    benchmark,
     build_console,
-    build_parser,
     build_table,
     interleave,
     number,
+    option,
     paired_ratio,
-    positive,
     report,
     start,
     summary_of,
@@ -199,14 +203,13 @@ def draw(results: dict, path: Path) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    parser = build_parser(__doc__, "scaling", repetitions=5, dtype="float32")
-    parser.add_argument("--geometry", choices=GEOMETRIES, default="small")
-    parser.add_argument("--positions", nargs="+", type=positive, default=[512, 2048, 8192, 16384])
-    parser.add_argument("--batches", nargs="+", type=positive, default=[1, 4, 16])
-    parser.add_argument("--new-bytes", type=positive, default=32, help="bytes per row and turn; whole patches")
-    parser.add_argument("--patch-length", type=positive, default=4, help="bytes of every patch")
-    options = parser.parse_args(arguments)
+@benchmark(__doc__, "scaling", repetitions=5, dtype="float32")
+@option("--geometry", type=click.Choice(list(GEOMETRIES)), default="small")
+@option("--positions", type=Listed(POSITIVE), default=[512, 2048, 8192, 16384])
+@option("--batches", type=Listed(POSITIVE), default=[1, 4, 16])
+@option("--new-bytes", type=POSITIVE, default=32, help="Bytes per row and turn; whole patches.")
+@option("--patch-length", type=POSITIVE, default=4, help="Bytes of every patch.")
+def main(options: SimpleNamespace) -> dict:
     if options.quick:
         options.geometry, options.positions, options.batches = "tiny", [64, 256, 2048], [1, 3]
         options.repetitions, options.new_bytes = 2, 8

@@ -11,7 +11,6 @@ bytes on average, with patch starts given, as training data has them. Three tabl
 - a BLT step of transformers' `BltForCausalLM` over this one's, with the same weights and the same loss, in turns.
 """
 
-import argparse
 import copy
 import json
 import re
@@ -21,10 +20,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import torch
-from fblt.training.optimizers import build_optimizer
 from fblt.training.recipe import PAPER, load_recipe
+from fblt.training.running.optimizers import build_optimizer
 from rich.console import Console
 from torch import nn
 from transformers import BltForCausalLM
@@ -34,12 +35,13 @@ from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from .harness import (
     CLOCKS,
     DTYPES,
-    build_parser,
+    POSITIVE,
+    benchmark,
     build_table,
     interleave,
     number,
+    option,
     paired_ratio,
-    positive,
     save,
     start,
     summary_of,
@@ -89,7 +91,7 @@ def build_model(fields: dict, attention: str, device: str, **changes) -> FBLTFor
 
 
 def random_batch(batch: int, length: int, device: str) -> dict[str, torch.Tensor]:
-    """Rows `[batch, length]` of random bytes behind `<s>`, and patch starts `[batch, length + 1]`."""
+    """Rows `[batch, length]` of random bytes after `<s>`, and patch starts `[batch, length + 1]`."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(256, (batch, length), generator=generator) + 4
     ids[:, 0] = 1
@@ -158,7 +160,7 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measure_point(options: argparse.Namespace) -> dict[str, float]:
+def measure_point(options: SimpleNamespace) -> dict[str, float]:
     """Seconds and memory of steps over one row of `options.point` bytes."""
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -186,7 +188,7 @@ def measure_point(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def sweep(options: argparse.Namespace, lengths: tuple[int, ...]) -> list[dict[str, float]]:
+def sweep(options: SimpleNamespace, lengths: tuple[int, ...]) -> list[dict[str, float]]:
     points = []
     for length in lengths:
         command = [sys.executable, "-m", "benchmarks.training", "--point", str(length)]
@@ -205,7 +207,7 @@ def sweep(options: argparse.Namespace, lengths: tuple[int, ...]) -> list[dict[st
 # --- ratios, in turns within one process ---
 
 
-def block_ratios(options: argparse.Namespace, name: str, batch: dict[str, torch.Tensor]) -> dict:
+def block_ratios(options: SimpleNamespace, name: str, batch: dict[str, torch.Tensor]) -> dict:
     """A BLT-D step over a BLT step."""
     clock, dtype = build_clock(options.clock, options.device), DTYPES[options.dtype]
     kinds = {"blt": {"diffusion_loss_weight": 0.0}, "blt-d": {}, "blt-d, half of the blocks": {"block_fraction": 0.5}}
@@ -216,7 +218,7 @@ def block_ratios(options: argparse.Namespace, name: str, batch: dict[str, torch.
     return compare(steps, "blt", options.repetitions)
 
 
-def twins(options: argparse.Namespace) -> tuple[FBLTForCausalLM, BltForCausalLM]:
+def twins(options: SimpleNamespace) -> tuple[FBLTForCausalLM, BltForCausalLM]:
     """A plain BLT of the demo's geometry, and transformers' of the same weights."""
     fields = copy.deepcopy(geometry("demo"))
     fields["decoder_config"]["input"] = "encoder"
@@ -224,7 +226,7 @@ def twins(options: argparse.Namespace) -> tuple[FBLTForCausalLM, BltForCausalLM]
     return model, transformers_twin(model).model.train()
 
 
-def transformers_ratios(options: argparse.Namespace, batch: dict[str, torch.Tensor]) -> dict:
+def transformers_ratios(options: SimpleNamespace, batch: dict[str, torch.Tensor]) -> dict:
     """A step of transformers' BLT over a BLT step, next-byte loss alone; their losses are compared first.
 
     Raises:
@@ -313,15 +315,14 @@ def print_results(results: dict, console: Console) -> None:
         console.print(table)
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    parser = build_parser(__doc__, "training", repetitions=7, dtype="bfloat16")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--attention", default="eager", help="attention implementation of the FBLT models")
-    parser.add_argument("--batch", type=positive, default=8, help="rows of a step in the ratios")
-    parser.add_argument("--length", type=positive, default=512, help="bytes of a row in the ratios")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="in the steps against length")
-    parser.add_argument("--point", type=positive, help=argparse.SUPPRESS)  # what `sweep` starts for one length
-    options = parser.parse_args(arguments)
+@benchmark(__doc__, "training", repetitions=7, dtype="bfloat16")
+@option("--device", type=click.Choice(("cpu", "cuda")), default="cpu")
+@option("--attention", default="eager", help="Attention implementation of the FBLT models.")
+@option("--batch", type=POSITIVE, default=8, help="Rows of a step in the ratios.")
+@option("--length", type=POSITIVE, default=512, help="Bytes of a row in the ratios.")
+@option("--gradient-checkpointing", is_flag=True, help="In the steps against length.")
+@option("--point", type=POSITIVE, hidden=True)
+def main(options: SimpleNamespace) -> dict:
     if options.point is not None:
         print(json.dumps(measure_point(options)))
         return {}

@@ -1,17 +1,18 @@
 """Watch an FBLT checkpoint write with each of its decodings, then see what that saved.
 
-make demo
-python examples/demo.py --prompt "It was a cold evening, and" --show-patches
-python examples/demo.py --decodings ar blt-dv --save-svg demo.svg
+\b
+    make demo
+    python examples/demo.py --prompt "It was a cold evening, and" --show-patches
+    python examples/demo.py --decoding ar --decoding blt-dv --save-svg demo.svg
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import click
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,10 +21,13 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the script also runs without the repository being installed
 
-from fblt.benchmarks.metrics import COMPONENTS, calls, component_parameters, distinct_ngrams, traffic_gb  # noqa: E402
-from fblt.training.data_text import spaces_to_tabs  # noqa: E402
+from fblt.training.data.text import spaces_to_tabs  # noqa: E402
+from fblt.training.evaluation.measures import distinct_ngrams_together  # noqa: E402
+from fblt.training.evaluation.prompts import PROMPTS  # noqa: E402
+from fblt.training.evaluation.traffic import COMPONENTS, calls, component_parameters, traffic_gb  # noqa: E402
 
 from examples.display import PlainDisplay, RichDisplay, Several, recording_console  # noqa: E402
+from fblt.commands import Command  # noqa: E402
 
 DECODINGS = {
     "ar": "one byte at a time",
@@ -33,13 +37,20 @@ DECODINGS = {
 }
 NEED_BLOCKS = ("blt-d", "blt-dv")
 VERIFIED = ("blt-s", "blt-dv")
-# As in the training data, indents are tabs.
-PROMPTS = (
-    'def read_lines(path, encoding="utf-8"):\n\t"""Return the lines of a file',
-    "4 And it came to pass, when the king heard these words, that he",
-    "She had been expecting her sister all the morning, and",
-)
 WARM_UP_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options; see `--help`."""
+
+    prompt: Sequence[str]
+    model: str
+    max_new_bytes: int
+    decoding: Sequence[str]
+    show_patches: bool
+    no_color: bool
+    save_svg: str | None
 
 
 @dataclass
@@ -68,51 +79,20 @@ class Tally:
         self.rounds += int(output.iterations.sum())
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--prompt",
-        action="append",
-        metavar="TEXT",
-        help="write on from this text instead of the built-in ones; may be given several times; four spaces at the "
-        "start of a line become a tab, as in the training data",
-    )
-    parser.add_argument(
-        "--model",
-        default=str(ROOT / "checkpoints" / "fblt-demo"),
-        metavar="PATH",
-        help="checkpoint folder (default: checkpoints/fblt-demo)",
-    )
-    parser.add_argument("--max-new-bytes", type=positive, default=160, metavar="N", help="default: 160")
-    parser.add_argument("--decodings", nargs="+", choices=DECODINGS, default=list(DECODINGS), help="default: all")
-    parser.add_argument("--show-patches", action="store_true", help="mark where patches begin")
-    parser.add_argument("--no-color", action="store_true", help="plain text, as without a terminal")
-    parser.add_argument("--save-svg", metavar="PATH", help="also write a picture of the output")
-    return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
 def load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a checkpoint with the code that it carries, in float32: near-ties then decide alike in every decoding."""
     if not (Path(path) / "config.json").is_file():
-        sys.exit(f"`--model` is {path!r}, where no config.json is: give a folder that save_pretrained wrote.")
+        raise ValueError(f"`--model` is {path!r}, where no config.json is: give a folder that save_pretrained wrote.")
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, dtype=torch.float32)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
-def run(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace, display
-) -> dict[str, Tally]:
+def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Options, display) -> dict[str, Tally]:
     """Writes on from every prompt with every decoding, and shows it."""
     prompts = [spaces_to_tabs(text) for text in options.prompt] if options.prompt else PROMPTS
-    tallies = {decoding: Tally() for decoding in options.decodings}
+    tallies = {decoding: Tally() for decoding in options.decoding}
     for number, prompt in enumerate(prompts, 1):
         display.heading(f"Prompt {number} of {len(prompts)}")
         inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
@@ -171,7 +151,7 @@ def table_rows(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[tu
         column["  times ar's"] = f"{speed * plain.seconds / plain.bytes:.2f}x" if plain else "-"
         kept = f"{tally.accepted / tally.drafted:.0%}" if tally.drafted else "-"
         column["drafted bytes kept"] = "unchecked" if decoding == "blt-d" else kept
-        column["distinct 8-grams"] = f"{distinct_ngrams(tally.written):.0%}"
+        column["distinct 8-grams"] = f"{distinct_ngrams_together(tally.written):.0%}"
         column["same bytes as ar"] = compare(tally, plain)
         columns.append(column)
     return [(label, [column[label] for column in columns]) for label in columns[0]]
@@ -206,8 +186,33 @@ def notes(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse_arguments(arguments)
+@click.command(cls=Command, help=__doc__)
+@click.option(
+    "--prompt",
+    multiple=True,
+    metavar="TEXT",
+    help="Write on from this text instead of the built-in ones; may be given several times. Four spaces at the start "
+    "of a line become a tab, as in the training data.",
+)
+@click.option(
+    "--model",
+    default=str(ROOT / "checkpoints" / "fblt-demo"),
+    metavar="PATH",
+    help="Checkpoint folder (default: checkpoints/fblt-demo).",
+)
+@click.option("--max-new-bytes", type=click.IntRange(min=1), default=160, show_default=True, metavar="N")
+@click.option(
+    "--decoding",
+    type=click.Choice(list(DECODINGS)),
+    multiple=True,
+    default=list(DECODINGS),
+    help="May be given several times (default: all).",
+)
+@click.option("--show-patches", is_flag=True, help="Mark where patches begin.")
+@click.option("--no-color", is_flag=True, help="Plain text, as without a terminal.")
+@click.option("--save-svg", metavar="PATH", help="Also write a picture of the output.")
+def main(**given) -> None:
+    options = Options(**given)
     console = Console()
     lively = console.is_terminal and not console.is_dumb_terminal and not console.no_color and not options.no_color
     model, tokenizer = load(options.model)
@@ -215,8 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recorder = recording_console()
     if options.save_svg:
         display = Several(display, RichDisplay(recorder))
-    if model.config.block_size is None and (dropped := [d for d in options.decodings if d in NEED_BLOCKS]):
-        options.decodings = [d for d in options.decodings if d not in NEED_BLOCKS]
+    if model.config.block_size is None and (dropped := [d for d in options.decoding if d in NEED_BLOCKS]):
+        options = replace(options, decoding=[d for d in options.decoding if d not in NEED_BLOCKS])
         display.heading(f"Without {', '.join(dropped)}: this checkpoint was not trained with blocks.")
     tallies = run(model, tokenizer, options, display)
     parameters = component_parameters(model)

@@ -50,7 +50,7 @@ LEGEND = {
 def classify(draft: Sequence[int], new: Sequence[int]) -> list[Kind]:
     """Where each new byte comes from, given the draft (empty: none) that was pending when it came.
 
-    Bytes that agree with the draft were kept, the first that differs corrects it. A byte behind a wholly kept draft,
+    Bytes that agree with the draft were kept, the first that differs corrects it. A byte after a wholly kept draft,
     or without any, is the next-byte head's own.
     """
     kinds = []
@@ -112,7 +112,7 @@ class DraftStreamer(BaseStreamer):
 
 
 @dataclass
-class Piece:
+class Span:
     """Some bytes that show as text together: a character, or what stands for bytes that are none."""
 
     text: str
@@ -120,7 +120,7 @@ class Piece:
     starts_patch: bool
 
 
-def pieces(ids: list[int], kinds: Sequence[Kind], starts: Sequence[bool] | None = None) -> list[Piece]:
+def spans(ids: list[int], kinds: Sequence[Kind], starts: Sequence[bool] | None = None) -> list[Span]:
     """Bytes as characters. A character counts as its last byte does, and starts a patch where any of its bytes does.
 
     A weak model's runs of blanks are to be seen: of spaces in a row all but the first show as dots, tabs deeper than
@@ -145,7 +145,7 @@ def pieces(ids: list[int], kinds: Sequence[Kind], starts: Sequence[bool] | None 
                 text = "→   "
         if text:
             starts_patch = starts is not None and any(starts[begin : i + 1])
-            found.append(Piece(_printable(text), kinds[i], starts_patch))
+            found.append(Span(_printable(text), kinds[i], starts_patch))
             begin = i + 1
     return found
 
@@ -160,16 +160,16 @@ def _printable(text: str) -> str:
 
 
 def styled(streamer: DraftStreamer, starts: Sequence[bool] | None = None) -> Text:
-    """The text so far in colours and the pending draft behind it; with `starts`, every other patch on a grey ground."""
+    """The text so far in colours and the pending draft after it; with `starts`, every other patch on a grey ground."""
     parts: list[tuple[str, str]] = []
     shaded = True
     ids = streamer.ids + streamer.draft
-    for piece in pieces(ids, streamer.kinds + [Kind.DRAFTED] * len(streamer.draft), starts):
-        shaded = shaded != piece.starts_patch
+    for span in spans(ids, streamer.kinds + [Kind.DRAFTED] * len(streamer.draft), starts):
+        shaded = shaded != span.starts_patch
         # A corrected line break would be invisible.
-        shown = piece.text.replace("\n", "↵\n") if piece.kind is Kind.CORRECTED else piece.text
-        ground = " on grey30" if starts is not None and shaded and piece.kind is not Kind.CORRECTED else ""
-        parts.append((shown, piece.kind.value + ground))
+        shown = span.text.replace("\n", "↵\n") if span.kind is Kind.CORRECTED else span.text
+        ground = " on grey30" if starts is not None and shaded and span.kind is not Kind.CORRECTED else ""
+        parts.append((shown, span.kind.value + ground))
     text = Text(overflow="fold")
     for style, run in groupby(parts, key=lambda part: part[1]):
         text.append("".join(shown for shown, _ in run), style)
@@ -178,7 +178,7 @@ def styled(streamer: DraftStreamer, starts: Sequence[bool] | None = None) -> Tex
 
 def plain(streamer: DraftStreamer, starts: Sequence[bool] | None = None) -> str:
     """The text in lines of at most `PLAIN_WIDTH` columns; a bar in front of every patch if `starts` is given."""
-    text = "".join("|" * piece.starts_patch + piece.text for piece in pieces(streamer.ids, streamer.kinds, starts))
+    text = "".join("|" * span.starts_patch + span.text for span in spans(streamer.ids, streamer.kinds, starts))
     lines = [part for line in text.split("\n") for part in (chop_cells(line, PLAIN_WIDTH) or [""])]
     return "\n".join(line.rstrip() for line in lines)
 

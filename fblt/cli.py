@@ -15,8 +15,18 @@ COMMANDS = {
         "fblt.conversion.add_diffusion:main",
         "Prepare an FBLT without blocks for fine-tuning with the block loss.",
     ),
-    "sync-code": ("fblt.remote_code:main", "Copy the code of modeling_fblt into checkpoint folders, or check it."),
+    "prepare": ("fblt.training.data.prepare:main", "Build a data set that this project trains on."),
+    "train-patcher": ("fblt.training.train_patcher:main", "Train a recipe's patcher and find its threshold."),
+    "pack": ("fblt.training.packing.pack:main", "Pack any texts into rows with patch starts, ready for training."),
     "train": ("fblt.training.train:main", "Train, continue or fine-tune from a recipe; resumes with the same command."),
+    "evaluate": ("fblt.training.evaluation.evaluate:main", "Measure a checkpoint on held-out text."),
+    "export": ("fblt.training.publishing.export:main", "Make a training checkpoint a folder to load and share."),
+    "model-card": (
+        "fblt.training.publishing.model_card:main",
+        "Write the model card of a checkpoint that was measured.",
+    ),
+    "push": ("fblt.training.publishing.push:main", "Publish a saved model on the Hugging Face Hub."),
+    "sync-code": ("fblt.remote_code:main", "Copy the code of modeling_fblt into checkpoint folders, or check it."),
 }
 
 

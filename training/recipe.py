@@ -11,12 +11,12 @@ from transformers import TrainingArguments
 
 from modeling_fblt import FBLTConfig
 
-from .optimizers import build_optimizer
+from .running.optimizers import build_optimizer
 
 EXAMPLE = "see training/recipes/demo.yaml for all sections"
 REQUIRED = ("seed", "data", "output", "sequence_length", "optimizer", "trainer")
 FRESH = ("model", "patcher")  # required unless `init_from` names weights to start from; no patcher, no `patcher`
-OPTIONAL = ("max_bytes", "attn_implementation", "init_from", "evaluation_drafts")
+OPTIONAL = ("max_bytes", "hold_out", "attn_implementation", "init_from", "evaluation_drafts")
 PATCHER = ("output", "sequence_length", "mean_patch_length", "optimizer", "trainer")
 # What a run may change about saved weights: how they are trained, not what they are.
 OBJECTIVE = (
@@ -91,7 +91,7 @@ def _check_model(model: dict, name: str) -> None:
     if "patching_threshold" in model:
         raise ValueError(
             f"`recipe` {name!r}: `model.patching_threshold` cannot be set: give `patcher.mean_patch_length`, for which "
-            "`python -m training.train_patcher` finds the threshold."
+            "`fblt train-patcher` finds the threshold."
         )
     _refuse_unknown(model, _config_fields(FBLTConfig), name, "model.")
     for part, config in FBLTConfig.sub_configs.items():

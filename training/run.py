@@ -1,27 +1,21 @@
 """A run from a recipe: model, rows, Trainer, resumption."""
 
-import hashlib
-import json
 import os
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_from_disk
 from transformers import TrainingArguments, set_seed
 
-from fblt.files import publish
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
-from .checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint
-from .instructions import instruction_rows, is_instructions, load_instructions
-from .packed import is_packed, load_packed
-from .patching_model import load_trained_patcher
+from .evaluation.run_metrics import row_anchors
+from .packing.patching import load_trained_patcher
+from .packing.run_rows import rows_for_model
+from .packing.sequences import collate
 from .recipe import OBJECTIVE
-from .run_metrics import row_anchors
-from .sequences import collate, packed_dataset
-from .sharded import allow_sharding_on_cpu
+from .running.checkpoints import alone_in, clean, newest_checkpoint
+from .running.sharded import allow_sharding_on_cpu
 from .trainer import FBLTTrainer
 
 EVALUATION_DRAFTS = 256
@@ -73,40 +67,6 @@ def _check_geometry(settings: dict, saved: dict, source: str, prefix: str) -> No
             )
 
 
-def row_folder(recipe: dict, split: str, model: FBLTForCausalLM) -> Path:
-    """Where a split's rows are kept: named by data, patcher and threshold."""
-    digest = hashlib.sha256(
-        json.dumps([recipe["data"], split, recipe["sequence_length"], recipe.get("max_bytes")]).encode()
-    )
-    digest.update(repr((recipe["seed"], model.config.patching_threshold, model.config.max_patch_length)).encode())
-    if model.model.patcher is None:
-        digest.update(repr((model.config.patching_mode, model.config.patch_size)).encode())
-    else:
-        for _, weight in sorted(model.model.patcher.state_dict().items()):
-            digest.update(weight.detach().cpu().float().numpy().tobytes())
-    return Path(recipe["output"]) / "rows" / f"{split}-{digest.hexdigest()[:16]}"
-
-
-def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset:
-    """Rows with patch starts: as packed, or made once of instructions or documents and kept with the run."""
-    if is_packed(recipe["data"]):
-        return load_packed(recipe["data"], split, recipe["sequence_length"], model, recipe.get("max_bytes"))
-    if is_instructions(recipe["data"]):
-        examples = load_instructions(recipe["data"], split)
-        return instruction_rows(examples, recipe["sequence_length"], model.model.eval())
-    folder = row_folder(recipe, split, model)
-    if not folder.is_dir():
-        limits = recipe.get("max_bytes") if split == "train" else None
-        rows = packed_dataset(
-            recipe["data"], split, recipe["sequence_length"], model.model.eval(), limits, recipe["seed"]
-        )
-        written = Path(recipe["output"]) / UNFINISHED / folder.name
-        shutil.rmtree(written, ignore_errors=True)
-        rows.save_to_disk(str(written))
-        publish(written, folder)
-    return load_from_disk(str(folder)).with_format("torch")
-
-
 def training_arguments(recipe: dict) -> TrainingArguments:
     """The recipe's `trainer` section, with what this project sets otherwise than the Trainer's own defaults."""
     settings = {
@@ -120,7 +80,7 @@ def training_arguments(recipe: dict) -> TrainingArguments:
         if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
             raise ValueError(
                 f"`fsdp_version` is {version}: set it to 2, as training/accelerate/fsdp2.yaml has it: version 1 "
-                "takes no optimizer of several parts and was not tested."
+                "takes no optimizer that is made of two, as Muon with AdamW is, and was not tested."
             )
         if settings["use_cpu"]:
             allow_sharding_on_cpu()
@@ -137,17 +97,17 @@ def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
     with arguments.main_process_first(desc="rows"):
         if arguments.should_save:
             clean(output)
-        train, validation = (patched_rows(recipe, split, model) for split in ("train", "validation"))
+        rows = rows_for_model(recipe, model.model.eval())
     model.set_attn_implementation(recipe.get("attn_implementation", "eager"))
     anchors = []
     if model.config.block_size is not None and arguments.eval_strategy != "no":
         wanted = recipe.get("evaluation_drafts", EVALUATION_DRAFTS)
-        anchors = row_anchors(validation, wanted, model.config.block_size - 1, recipe["seed"])
+        anchors = row_anchors(rows["validation"], wanted, model.config.block_size - 1, recipe["seed"])
     return FBLTTrainer(
         model=model,
         args=arguments,
-        train_dataset=train,
-        eval_dataset=validation,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
         data_collator=collate,
         recipe_optimizer=recipe["optimizer"],
         anchors=anchors,

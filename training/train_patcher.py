@@ -1,23 +1,29 @@
-"""Trains the entropy model and finds its threshold.
+"""Trains the patcher of a recipe and finds its threshold.
 
-    python -m training.train_patcher training/recipes/demo.yaml
+\b
+    fblt train-patcher training/recipes/demo.yaml
 
-The patcher is a next-byte transformer; a patch starts after a byte whose next-byte entropy exceeds a threshold. The
-threshold that gives the recipe's mean patch length on validation text is found by bisection and saved with the weights:
-`<output>/config.json`, `model.safetensors` and `patching.json`.
+The patcher is a next-byte transformer: a patch starts after a byte whose next-byte entropy exceeds a threshold. The
+threshold that gives the recipe's mean patch length on validation text is found by bisection. It is saved with the
+weights: `config.json`, `model.safetensors` and `patching.json` in the patcher's `output`.
+
+The texts are the recipe's `data`, read as `fblt pack` reads them. If that is to become packed rows, which need the
+patcher first, give the texts with `--data`.
 """
 
-import argparse
 import json
 import math
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
+from fblt.commands import Command
+from fblt.files import write_text_atomically
 from modeling_fblt import FBLTConfig
 from modeling_fblt.chunk_fblt import Chunk
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
@@ -30,8 +36,9 @@ from modeling_fblt.patching_fblt import (
     patch_starts,
 )
 
-from .recipe import load_recipe
-from .sequences import collate, limit_sources, pack
+from .packing.run_rows import rows_without_starts
+from .packing.sequences import collate
+from .recipe import PATCHER, load_recipe
 from .trainer import RecipeTrainer
 
 
@@ -107,19 +114,21 @@ def row_entropies(
     return torch.cat(entropies), torch.cat(documents), bits / count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="YAML recipe; its `patcher` section is used")
-    recipe = load_recipe(parser.parse_args().recipe)
+def train_patcher(recipe: dict, name: str) -> dict[str, float]:
+    """Trains the patcher of a recipe read from `name` and saves it with its threshold.
+
+    Returns:
+        What `patching.json` holds: `threshold` in nats, `mean_patch_length` in bytes, `validation_bits_per_byte`.
+    """
+    check_sections(recipe, name)
     settings = recipe["patcher"]
+    length, output = settings["sequence_length"], Path(settings["output"])
     set_seed(recipe["seed"])
     config = FBLTConfig(**recipe["model"])
     patcher = FBLTPatcher(FBLTPatcherConfig(**recipe["model"]["patcher_config"]))
-    data = load_from_disk(recipe["data"])
-    documents = limit_sources(data["train"], recipe.get("max_bytes"), recipe["seed"])
-    train = pack(documents["text"], settings["sequence_length"])
+    rows = rows_without_starts(recipe, output, length)
     arguments = TrainingArguments(
-        output_dir=str(Path(settings["output"]) / "run"),
+        output_dir=str(output / "run"),
         report_to=["tensorboard"],
         seed=recipe["seed"],
         remove_unused_columns=False,
@@ -128,7 +137,7 @@ def main() -> None:
     trainer = PatcherTrainer(
         model=patcher,
         args=arguments,
-        train_dataset=Dataset.from_dict({"input_ids": train}).with_format("torch"),
+        train_dataset=Dataset.from_dict({"input_ids": rows["train"]}).with_format("torch"),
         data_collator=collate,
         recipe_optimizer=settings["optimizer"],
         eos_token_id=config.eos_token_id,
@@ -136,17 +145,37 @@ def main() -> None:
     trainer.train()
 
     patcher.eval()
-    validation = pack(data["validation"]["text"], settings["sequence_length"])
-    entropies, document, bits = row_entropies(patcher, validation, config.eos_token_id)
+    entropies, document, bits = row_entropies(patcher, rows["validation"], config.eos_token_id)
     threshold = find_threshold(entropies, document, settings["mean_patch_length"], config)
     found = {
         "threshold": threshold,
         "mean_patch_length": mean_patch_length(entropies, document, threshold, config),
         "validation_bits_per_byte": bits,
     }
-    patcher.save_pretrained(settings["output"])
-    Path(settings["output"], "patching.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    patcher.save_pretrained(output)
+    write_text_atomically(output / "patching.json", json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def check_sections(recipe: dict, name: str) -> None:
+    """Raises an error if a recipe has no patcher to train, or does not say how."""
+    if "patcher" not in recipe or "patcher_config" not in recipe.get("model", {}):
+        raise ValueError(
+            f"`recipe` {name!r} trains no patcher: it needs sections `patcher` and `model.patcher_config`, "
+            "as training/recipes/demo.yaml has them."
+        )
+    if missing := [key for key in PATCHER if key not in recipe["patcher"]]:
+        raise ValueError(f"`recipe` {name!r} lacks {[f'patcher.{key}' for key in missing]}.")
+
+
+@click.command(cls=Command, help=__doc__)
+@click.argument("recipe")
+@click.option("--data", help="Texts to train on, or packed rows; instead of the recipe's.")
+def main(recipe: str, data: str | None) -> None:
+    settings = load_recipe(recipe)
+    if data is not None:
+        settings["data"] = data
+    click.echo(json.dumps(train_patcher(settings, recipe), indent=2))
 
 
 if __name__ == "__main__":

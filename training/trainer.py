@@ -12,11 +12,11 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from fblt.files import publish
 from modeling_fblt import FBLTForCausalLM
 
-from .checkpoints import UNFINISHED, clean, rotate
-from .evaluation_text import Anchor
-from .optimizers import build_optimizer
-from .run_metrics import StepSums, draft_metrics, print_metrics
-from .sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
+from .evaluation.run_metrics import StepSums, draft_metrics, print_metrics
+from .evaluation.samples import Anchor
+from .running.checkpoints import UNFINISHED, clean, rotate
+from .running.optimizers import build_optimizer
+from .running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
 
 SUMS_NAME = "log_sums_{}.pt"  # by process
 
@@ -42,7 +42,7 @@ class FBLTTrainer(RecipeTrainer):
     """Trains an FBLT as a recipe says.
 
     Args:
-        anchors: places to draft at when evaluating.
+        anchors: where to draft when evaluating.
     """
 
     def __init__(self, *args, anchors: list[Anchor], **kwargs):
@@ -63,7 +63,8 @@ class FBLTTrainer(RecipeTrainer):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
             logs["bits_per_byte"] = logs["loss"] / math.log(2)  # without blocks; the next-byte loss's otherwise
-            logs |= self.sums.figures(self.accelerator.reduce(self.sums.values, "sum"), self.state.global_step)
+            totals = (self.accelerator.reduce(sums, "sum") for sums in (self.sums.losses, self.sums.counts))
+            logs |= self.sums.figures(*totals, self.state.global_step)
             self.sums.begin(self.state.global_step)
         super().log(logs, *args, **kwargs)
 
@@ -170,7 +171,7 @@ class FBLTTrainer(RecipeTrainer):
             clean(self.output)
         self.accelerator.wait_for_everyone()
 
-    # --- optimizers of several parts, and sharded checkpoints in processes that are not ---
+    # --- loading: Muon with AdamW counts as two optimizers, and an unsharded run can read sharded checkpoints ---
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:

@@ -1,11 +1,23 @@
 """Turns, ratios and arrival times of the timing scripts, against figures made by hand."""
 
-import argparse
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
-from fblt.benchmarks.harness import Stopwatch, build_parser, interleave, paired_ratio, start, summary_of
+from fblt.benchmarks.harness import (
+    POSITIVE,
+    Listed,
+    Stopwatch,
+    benchmark,
+    interleave,
+    option,
+    paired_ratio,
+    start,
+    summary_of,
+)
+
+from tests.cli import refusal
 
 
 def test_candidates_take_turns():
@@ -32,9 +44,21 @@ def test_stopwatch_leaves_the_prompt_and_the_first_round_out():
     assert (stopwatch.seconds(drop=1), stopwatch.bytes(drop=1)) == (3.0, 5)
 
 
-def options(**changes) -> argparse.Namespace:
-    parsed = build_parser("Title.\nMore.", "name", repetitions=2, dtype="float32").parse_args([])
-    return argparse.Namespace(**(vars(parsed) | changes))
+def options(*arguments: str) -> SimpleNamespace:
+    """What a command line gives a script."""
+    command = benchmark("Title.\nMore.", "name", repetitions=2, dtype="float32")(lambda found: found)
+    return command.main(list(arguments), standalone_mode=False)
+
+
+def test_lists_stand_between_commas():
+    @benchmark("Title.", "name", repetitions=2, dtype="float32")
+    @option("--lengths", type=Listed(POSITIVE), default=[1, 2])
+    def command(found: SimpleNamespace) -> list[int]:
+        return found.lengths
+
+    assert command.main([], standalone_mode=False) == [1, 2]
+    assert command.main(["--lengths", "512,4"], standalone_mode=False) == [512, 4]
+    assert "'x' is not a valid integer" in refusal(command, "--lengths", "3,x")
 
 
 def test_results_say_what_they_were_measured_on():
@@ -49,6 +73,6 @@ def test_processor_time_of_several_threads_is_refused():
     before = torch.get_num_threads()
     try:
         with pytest.raises(ValueError, match="`--clock cpu` with 2 threads.*`--threads 1`"):
-            start(options(clock="cpu", threads=2))
+            start(options("--clock", "cpu", "--threads", "2"))
     finally:
         torch.set_num_threads(before)

@@ -70,15 +70,15 @@ def test_variants_are_trained_judged_and_kept(folder, monkeypatch):
         "--data",
         str(folder / "data"),
     ]
-    first = objective.main([*command, "--variants", objective.BASE, "block_size: 16"])
+    first = objective.main([*command, "--variants", f"{objective.BASE},block_size: 16"], standalone_mode=False)
     assert json.loads(output.read_text()) == first
     before, figures = first["before"], first["variants"]
-    assert list(figures) == [objective.BASE, "block_size: 16"]
+    assert list(figures) == [f"{objective.BASE},block_size: 16"]
     assert all(found["bits_per_byte"] != before["bits_per_byte"] for found in figures.values())
     assert len(figures[objective.BASE]["one_step"]["histogram"]) == 8
     assert len(figures["block_size: 16"]["one_step"]["histogram"]) == 16
 
     monkeypatch.setattr(objective, "train", lambda *args: pytest.fail("a variant was trained again"))
-    assert objective.main([*command, "--variants", objective.BASE])["variants"] == figures
+    assert objective.main([*command, "--variants", objective.BASE], standalone_mode=False)["variants"] == figures
     with pytest.raises(pytest.fail.Exception):
-        objective.main([*command, "--rate", "0.25", "--variants", objective.BASE])
+        objective.main([*command, "--rate", "0.25", "--variants", objective.BASE], standalone_mode=False)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from fblt.benchmarks.continuing import MOST_NEW, Prefix
-from fblt.benchmarks.metrics import component_parameters
 from fblt.benchmarks.network_times import network_times, parameters_read
 from fblt.benchmarks.random_models import geometry_1b, geometry_tiny, random_model, random_prompt
 from fblt.benchmarks.transformers_blt import transformers_twin
+from fblt.training.evaluation.traffic import component_parameters
 
 from modeling_fblt import FBLTForCausalLM
 

@@ -12,6 +12,8 @@ from fblt.benchmarks.profiling import profile_generation
 from fblt.benchmarks.random_models import geometry_tiny, random_model, random_prompt
 from fblt.benchmarks.variants import build_variant
 
+from tests.cli import succeed
+
 PAPER_RESULTS = Path(__file__).resolve().parents[3] / "shared" / "reference" / "paper_results.csv"
 PNG = b"\x89PNG"
 
@@ -19,7 +21,7 @@ PNG = b"\x89PNG"
 def run(script, tmp_path, *arguments: str) -> dict:
     """A quick run with a figure; what stands in its JSON file."""
     output = tmp_path / "results.json"
-    script.main(["--quick", "--plot", "--output", str(output), *arguments])
+    succeed(script.main, "--quick", "--plot", "--output", output, *arguments)
     assert output.with_suffix(".png").read_bytes()[:4] == PNG
     results = json.loads(output.read_text())
     assert results["machine"]["threads"] == torch.get_num_threads()
@@ -80,7 +82,7 @@ def test_byte_part_of_the_cache_stops_growing():
 
 
 def test_replay(tmp_path):
-    results = run(replay, tmp_path, "--only", "blt-dv 8", "blt-s 8", "blt-d 8", "--patch-lengths", "table")
+    results = run(replay, tmp_path, "--only", "blt-dv 8,blt-s 8,blt-d 8", "--patch-lengths", "table")
     assert "REPLAY" in results["label"]
     (modes,) = results["patch_lengths"].values()
     assert set(modes) == {"ar", "blt-s 8", "blt-s 8, two calls", "blt-d 8", "blt-dv 8", "blt-dv 8, two calls"}

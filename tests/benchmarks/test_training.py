@@ -52,7 +52,7 @@ def test_peak_memory_grows_with_what_is_held():
 @pytest.mark.slow
 def test_the_quick_run_measures_everything(tmp_path):
     output = tmp_path / "training.json"
-    results = training.main(["--quick", "--output", str(output), "--dtype", "float32"])
+    results = training.main(["--quick", "--output", str(output), "--dtype", "float32"], standalone_mode=False)
     stored = json.loads(output.read_text())
     assert stored["lengths"] == results["lengths"]
     assert [point["length"] for point in stored["lengths"]] == list(training.QUICK_LENGTHS)

@@ -1,4 +1,4 @@
-"""The demo on a tiny random checkpoint, and the pieces of its display on made-up bytes."""
+"""The demo on a tiny random checkpoint, and the spans of its display on made-up bytes."""
 
 import io
 import re
@@ -15,13 +15,14 @@ from examples.display import (
     PlainDisplay,
     RichDisplay,
     classify,
-    pieces,
     plain,
     recording_console,
+    spans,
     styled,
 )
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.tokenization_fblt import build_tokenizer
+from tests.cli import refusal, succeed
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 ESCAPES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -62,9 +63,9 @@ def table_row(output: str, label: str) -> list[str]:
 # --- the whole demo ---
 
 
-def test_plain_output(checkpoint, capsys):
-    demo.main(["--model", checkpoint, "--prompt", "def f():\n    return", "--prompt", "é", "--max-new-bytes", "20"])
-    output = capsys.readouterr().out
+def test_plain_output(checkpoint):
+    prompts = ["--prompt", "def f():\n    return", "--prompt", "é"]
+    output = succeed(demo.main, "--model", checkpoint, *prompts, "--max-new-bytes", "20")
     assert not ESCAPES.search(output)
     assert max(map(cell_len, output.splitlines())) < 100
     assert table_row(output, "bytes written") == ["40"] * 4
@@ -77,27 +78,36 @@ def test_plain_output(checkpoint, capsys):
     assert all(float(cell) > 0 for cell in table_row(output, "bytes per second"))
 
 
-def test_one_decoding_and_patches(checkpoint, capsys):
-    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decodings", "blt-s"]
-    demo.main([*arguments, "--show-patches"])
-    output = capsys.readouterr().out
+def test_one_decoding_and_patches(checkpoint):
+    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decoding", "blt-s"]
+    output = succeed(demo.main, *arguments, "--show-patches")
     assert "    |a" in output
     assert table_row(output, "same bytes as ar") == ["-"]
     assert table_row(output, "traffic per byte, of ar's") == ["-"]
 
 
-def test_checkpoint_without_blocks(tmp_path, capsys):
-    demo.main(["--model", save_checkpoint(tmp_path, block_size=None), "--prompt", "ab", "--max-new-bytes", "3"])
-    output = capsys.readouterr().out
+def test_checkpoint_without_blocks(tmp_path):
+    plain = save_checkpoint(tmp_path, block_size=None)
+    output = succeed(demo.main, "--model", plain, "--prompt", "ab", "--max-new-bytes", "3")
     assert "Without blt-d, blt-dv" in output
     assert table_row(output, "bytes written") == ["3", "3"]
 
 
-def test_picture(checkpoint, tmp_path, capsys):
+def test_picture(checkpoint, tmp_path):
     picture = tmp_path / "demo.svg"
-    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "6", "--decodings", "ar", "blt-dv"]
-    demo.main([*arguments, "--save-svg", str(picture)])
-    assert not ESCAPES.search(capsys.readouterr().out)
+    arguments = [
+        "--model",
+        checkpoint,
+        "--prompt",
+        "ab",
+        "--max-new-bytes",
+        "6",
+        "--decoding",
+        "ar",
+        "--decoding",
+        "blt-dv",
+    ]
+    assert not ESCAPES.search(succeed(demo.main, *arguments, "--save-svg", picture))
     drawn = picture.read_text().replace("&#160;", " ")
     assert "blt-dv: blocks, verified" in drawn and "bytes per second" in drawn
 
@@ -107,16 +117,14 @@ def test_picture(checkpoint, tmp_path, capsys):
     [
         (["--model", "nowhere"], "`--model` is 'nowhere'"),
         (["--max-new-bytes", "0"], "--max-new-bytes"),
-        (["--decodings", "fast"], "--decodings"),
+        (["--decoding", "fast"], "--decoding"),
     ],
 )
-def test_wrong_arguments(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        demo.main(arguments)
-    assert message in str(stopped.value.code) + capsys.readouterr().err
+def test_wrong_arguments(arguments, message):
+    assert message in refusal(demo.main, *arguments)
 
 
-# --- pieces of the display ---
+# --- spans of the display ---
 
 
 @pytest.mark.parametrize(
@@ -175,7 +183,7 @@ def test_patches_take_turns_in_shade():
 
 def test_bytes_that_are_no_text():
     kinds = [Kind.WRITTEN] * 20
-    text = lambda raw: "".join(piece.text for piece in pieces(raw, kinds))  # noqa: E731
+    text = lambda raw: "".join(span.text for span in spans(raw, kinds))  # noqa: E731
     assert text(ids("aé日👩")) == "aé日👩"
     assert text(ids("é")[:1]) == "\ufffd"  # cut inside a character
     assert text(ids(b"\xc3a")) == "\ufffda"
@@ -188,8 +196,8 @@ def test_bytes_that_are_no_text():
 
 def test_character_of_two_origins():
     """A character counts as its last byte does, and starts a patch where any of its bytes does."""
-    found = pieces(ids("aé"), [Kind.PROMPT, Kind.KEPT, Kind.CORRECTED], [False, False, True])
-    assert [(piece.text, piece.kind, piece.starts_patch) for piece in found] == [
+    found = spans(ids("aé"), [Kind.PROMPT, Kind.KEPT, Kind.CORRECTED], [False, False, True])
+    assert [(span.text, span.kind, span.starts_patch) for span in found] == [
         ("a", Kind.PROMPT, False),
         ("é", Kind.CORRECTED, True),
     ]

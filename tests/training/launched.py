@@ -5,4 +5,4 @@ import sys
 from fblt.training.train import main
 
 for recipe in sys.argv[1:]:
-    main([recipe])
+    main([recipe], standalone_mode=False)

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from safetensors.torch import save_file
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
+from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
 
 NETWORK = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 MODEL = {
@@ -56,7 +57,7 @@ def write_instructions(folder: Path) -> None:
 
 
 def write_patcher(folder: Path, model: dict) -> None:
-    """A random patcher, as `training.train_patcher` leaves it, with a threshold amid its entropies."""
+    """A random patcher, as `fblt train-patcher` leaves it, with a threshold amid its entropies."""
     torch.manual_seed(0)
     lm = FBLTForCausalLM(FBLTConfig(**model))
     entropies = lm.patch(torch.randint(4, 260, (4, 64))).entropies
@@ -97,3 +98,15 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
         for entry in history
         if "loss" in entry
     }
+
+
+def instruction_rows(examples: list[dict], length: int, model: FBLTForCausalLM) -> list[dict[str, torch.Tensor]]:
+    """Rows of instructions by the plainest way: example by example, patched alone."""
+    rows = []
+    for example in examples:
+        ids = torch.tensor([BOS_ID, *(byte + BYTE_OFFSET for byte in "".join(example.values()).encode()), EOS_ID])
+        labels = ids.clone()
+        labels[: 1 + len(example["prompt"].encode())] = -100
+        ids, labels = ids[:length], labels[:length]
+        rows.append({"input_ids": ids, "labels": labels, "patch_starts": model.patch(ids[None]).patch_starts[0]})
+    return rows

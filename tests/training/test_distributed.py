@@ -15,7 +15,7 @@ import torch
 import yaml
 from fblt.training.recipe import load_recipe
 from fblt.training.run import build_trainer, run, training_arguments
-from fblt.training.sharded import is_sharded, load_sharded_model, load_sharded_optimizer
+from fblt.training.running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM, FBLTModel
 from tests.training.runs import MODEL, losses, write_instructions, write_recipe

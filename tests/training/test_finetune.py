@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import MASK_ID
+from tests.cli import refusal, succeed
 from tests.modeling.tiny import random_rows, tiny_model
 
 WORDS = ("return", "x", "for i in range(9):", "def f(a, b):", "\n", "    ", "# why", "écrit", "1 + 2")
@@ -47,19 +48,18 @@ def test_whole_files_are_held_out_and_the_same_every_time(texts):
     assert set(train) <= set(more[0]) and set(held_out) <= set(more[1])
 
 
-def test_too_few_files_are_refused(texts, checkpoint, capsys):
-    assert finetune.main(["--model", str(checkpoint), "--text", str(texts), "--suffix", ".md"]) == 1
-    assert "give folders with more files" in capsys.readouterr().err
+def test_too_few_files_are_refused(texts, checkpoint):
+    message = refusal(finetune.main, "--model", checkpoint, "--text", texts, "--suffix", ".md")
+    assert "give folders with more files" in message
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--lora", "--rank", "2"]])
-def test_the_example_trains_and_saves_a_model_that_loads(texts, checkpoint, tmp_path, monkeypatch, capsys, options):
+def test_the_example_trains_and_saves_a_model_that_loads(texts, checkpoint, tmp_path, monkeypatch, options):
     for name, value in {"ROW": 64, "BATCH": 2, "ANCHORS": 10, "CONTEXT": 70, "SHOWN": 3}.items():
         monkeypatch.setattr(finetune, name, value)
     command = ["--model", str(checkpoint), "--text", str(texts), "--steps", "3", "--output", str(tmp_path / "out")]
-    assert finetune.main(command + options) == 0
-    printed = capsys.readouterr().out
+    printed = succeed(finetune.main, *command, *options)
     for expected in ("bits per byte", "held-out files", "draft before", "the file goes on", "3 steps in"):
         assert expected in printed
     result, base = (FBLTForCausalLM.from_pretrained(folder) for folder in (tmp_path / "out", checkpoint))

@@ -1,14 +1,16 @@
 """Recipes: what is refused by name, and that each one of this project trains."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from fblt.training.instructions import encode_instruction, instruction_rows, load_instructions
+from fblt.training.packing.instructions import encode_instruction
+from fblt.training.packing.run_rows import rows_for_model
+from fblt.training.packing.sequences import collate
 from fblt.training.recipe import OBJECTIVE, check_recipe, load_recipe
 from fblt.training.run import build_model, run
-from fblt.training.sequences import collate
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
@@ -16,6 +18,7 @@ from tests.training.runs import (
     LENGTH,
     MODEL,
     NETWORK,
+    instruction_rows,
     losses,
     write_data,
     write_instructions,
@@ -146,7 +149,8 @@ def test_rows_of_a_batch_lose_as_they_would_alone(tmp_path):
     """Padding, labels and patch starts of a batch: its loss is that of the rows, each by itself."""
     write_instructions(tmp_path / "data")
     model = FBLTForCausalLM.from_pretrained(initial_weights(tmp_path)).eval()
-    rows = list(instruction_rows(load_instructions(tmp_path / "data", "train"), LENGTH, model.model))[::3]
+    lines = (tmp_path / "data/train.jsonl").read_text().splitlines()
+    rows = instruction_rows([json.loads(line) for line in lines], LENGTH, model)[::3]
     batch = collate(rows)
     assert len({len(row["input_ids"]) for row in rows}) > 1
     targets = [int((row["labels"] != -100).sum()) for row in rows]
@@ -162,13 +166,27 @@ def test_rows_of_a_batch_lose_as_they_would_alone(tmp_path):
 def test_a_prompt_that_leaves_no_room_is_refused(tmp_path):
     write_instructions(tmp_path / "data")
     model = FBLTForCausalLM.from_pretrained(initial_weights(tmp_path))
-    with pytest.raises(ValueError, match="sequence_length"):
-        instruction_rows(load_instructions(tmp_path / "data", "train"), 4, model.model)
+    with pytest.raises(ValueError, match="`sequence_length` 4 holds nothing of the completions"):
+        rows_for_model(instructions(tmp_path, sequence_length=4), model.model)
 
 
 def test_instructions_without_their_columns_are_refused_by_name(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
-    with pytest.raises(ValueError, match="completion"):
-        load_instructions(tmp_path, "train")
-    with pytest.raises(ValueError, match="validation.jsonl"):
-        load_instructions(tmp_path, "validation")
+    model = FBLTForCausalLM.from_pretrained(initial_weights(tmp_path)).model
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    with pytest.raises(ValueError, match=r"`data` .* has no column 'text': .*'answer'.*`completion`"):
+        rows_for_model(instructions(tmp_path), model)
+    (tmp_path / "data/train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(ValueError, match="`hold_out` is missing: no source has a validation split"):
+        rows_for_model(instructions(tmp_path), model)
+
+
+def instructions(folder: Path, **changes) -> dict:
+    """What a recipe says of its rows."""
+    return {
+        "data": str(folder / "data"),
+        "output": str(folder / "run"),
+        "sequence_length": LENGTH,
+        "seed": 0,
+        **changes,
+    }

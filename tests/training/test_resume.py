@@ -4,14 +4,17 @@ import json
 import multiprocessing
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from fblt.training.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
 from fblt.training.recipe import load_recipe
 from fblt.training.run import run
+from fblt.training.running.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
 from fblt.training.train import main
 
 from tests.training.runs import losses, write_recipe
@@ -180,3 +183,42 @@ def test_the_best_checkpoint_is_recorded_where_it_stays(tmp_path):
     state = json.loads((newest_checkpoint(tmp_path / "best") / "trainer_state.json").read_text())
     assert Path(state["best_model_checkpoint"]).parent == tmp_path / "best"
     assert Path(state["best_model_checkpoint"]).is_dir()
+
+
+LEFT_BEHIND = """
+import os, sys, time
+from pathlib import Path
+from fblt.training.running.checkpoints import alone_in
+
+with alone_in(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:  # as a worker that loads data outlives a killed run for a while
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_killed_process_frees_its_folder_even_if_a_forked_child_goes_on(tmp_path):
+    command = [sys.executable, "-c", LEFT_BEHIND, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as holder:
+        child = int(holder.stdout.readline())
+        try:
+            with pytest.raises(ValueError, match="Another process is writing"), alone_in(tmp_path / "run"):
+                pass
+            holder.kill()
+            holder.wait()
+            os.kill(child, 0)  # it is still there
+            with alone_in(tmp_path / "run"):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(KeyError), alone_in(tmp_path):
+        raise KeyError
+    with alone_in(tmp_path):
+        pass

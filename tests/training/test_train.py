@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +10,18 @@ import torch
 import yaml
 from datasets import Dataset
 from fblt.training import train, train_patcher
+from fblt.training.evaluation.run_metrics import BYTES_BEFORE_ANCHOR, row_anchors
+from fblt.training.packing.sequences import collate
 from fblt.training.recipe import load_recipe
 from fblt.training.run import build_trainer, run
-from fblt.training.run_metrics import BYTES_BEFORE_ANCHOR, row_anchors
-from fblt.training.sequences import collate
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import EOS_ID
 from modeling_fblt.patching_fblt import document_starts
+from tests.cli import succeed
 from tests.training.runs import losses, write_instructions, write_recipe
 
 WHOLE_BLOCKS = {"diffusion_t_min": 1 - 1e-6}  # every byte of every block is masked
-
-
-def call(module, monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
-    module.main()
 
 
 def history(output: Path) -> list[dict]:
@@ -35,7 +30,7 @@ def history(output: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_the_commands_train_a_patcher_and_then_a_model_that_loads(tmp_path, monkeypatch):
+def test_the_commands_train_a_patcher_and_then_a_model_that_loads(tmp_path):
     patcher = {
         "output": str(tmp_path / "trained-patcher"),
         "sequence_length": 64,
@@ -44,8 +39,8 @@ def test_the_commands_train_a_patcher_and_then_a_model_that_loads(tmp_path, monk
         "trainer": {"max_steps": 10, "save_strategy": "no", "use_cpu": True, "disable_tqdm": True},
     }
     recipe = str(write_recipe(tmp_path, "run", patcher=patcher))
-    call(train_patcher, monkeypatch, recipe)
-    call(train, monkeypatch, recipe, "--max-steps", "2")
+    succeed(train_patcher.main, recipe)
+    succeed(train.main, recipe, "--max-steps", "2")
     trained = FBLTForCausalLM.from_pretrained(tmp_path / "run/final")
     threshold = json.loads((tmp_path / "trained-patcher/patching.json").read_text())["threshold"]
     assert trained.config.patching_threshold == threshold
@@ -54,7 +49,7 @@ def test_the_commands_train_a_patcher_and_then_a_model_that_loads(tmp_path, monk
 
 def test_training_without_a_trained_patcher_says_what_to_run(tmp_path):
     recipe = load_recipe(write_recipe(tmp_path, "early", patcher={"output": str(tmp_path / "none")}))
-    with pytest.raises(FileNotFoundError, match="train_patcher"):
+    with pytest.raises(FileNotFoundError, match="fblt train-patcher"):
         run(recipe)
 
 

@@ -1,41 +1,45 @@
 """Fine-tunes the bundled checkpoint on a few files and shows what that changed. Read it from top to bottom.
 
+\b
     python -m training.examples.finetune                # every weight but the patcher's
     python -m training.examples.finetune --lora         # small adapters on frozen weights, through PEFT
-    python -m training.examples.finetune --text docs notes --suffix .md --output runs/finetuned
+    python -m training.examples.finetune --text docs --text notes --suffix .md --output runs/finetuned
 
 The text is this repository's own Python code, which the checkpoint has never read; every sixth file, chosen by
 its name, is held out. Both terms of the loss are trained, next byte and blocks, so that drafts learn the new text too.
 """
 
-import argparse
 import hashlib
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import numpy as np
 import torch
 from datasets import Dataset
-from fblt.training.data_text import clean_text
-from fblt.training.evaluation_bytes import next_byte_figures
-from fblt.training.evaluation_drafts import continuations, draft_figures
-from fblt.training.evaluation_text import Anchor, Document, draw_anchors, right_padded
-from fblt.training.sequences import collate, encode_document, find_patch_starts, pack
+from fblt.training.data.text import clean_text
+from fblt.training.evaluation.drafts import continuations, draft_figures
+from fblt.training.evaluation.next_bytes import next_byte_figures
+from fblt.training.evaluation.samples import Anchor, EncodedDocument, draw_anchors, right_padded
+from fblt.training.packing.sequences import collate, encode_document, find_patch_starts, pack
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+
+from fblt.commands import Command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = ("benchmarks", "conversion", "examples", "modeling_fblt", "tests", "training")
 HELD_OUT = 6  # one file in so many
 ROW = 512  # bytes per training row
 BATCH = 8  # rows per step
-ANCHORS, CONTEXT = 200, 256  # places where drafts are judged, and bytes read before each
+ANCHORS, CONTEXT = 200, 256  # where drafts are judged, and bytes read before each
 SHOWN = 6  # drafts to look at
 
 
-def read_files(folders: list[Path], suffix: str) -> tuple[list[str], list[str]]:
+def read_files(folders: Sequence[Path], suffix: str) -> tuple[list[str], list[str]]:
     """Training texts and held-out texts. Whole files are held out, by a hash of their names: the same ones every time.
 
     Raises:
@@ -83,7 +87,7 @@ def add_adapters(model, rank: int):
     return get_peft_model(model, config)
 
 
-def measure(model, documents: list[Document], anchors: list[Anchor], seed: int) -> dict[str, float]:
+def measure(model, documents: list[EncodedDocument], anchors: list[Anchor], seed: int) -> dict[str, float]:
     """Bits per byte of held-out documents, and how many bytes of a draft are right before the first wrong one."""
     drafts = draft_figures(model.eval(), anchors, batch_size=50, seed=seed)
     return {
@@ -103,27 +107,26 @@ def draft_blocks(model, tokenizer, anchors: list[Anchor]) -> list[str]:
     return [repr(tokenizer.decode(ids)) for ids in continuations(model, context, lengths, carried, real).one_step]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.examples.finetune",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "--model",
-        default=str(REPOSITORY / "checkpoints/fblt-demo"),
-        help="folder or Hub name; default: the bundled one",
-    )
-    add("--text", type=Path, nargs="+", default=[REPOSITORY / name for name in CODE], help="folders; default: our code")
-    add("--suffix", default=".py", help="which files of these folders; default: %(default)s")
-    add("--lora", action="store_true", help="train adapters only")
-    add("--rank", type=int, default=16, help="of the adapters; default: %(default)s")
-    add("--steps", type=int, default=80, help=f"of {BATCH} rows of {ROW} bytes; default: %(default)s")
-    add("--learning-rate", type=float, help="default: 1e-3, with --lora 3e-3")
-    add("--output", type=Path, help="folder to save the result to; default: nowhere")
-    add("--seed", type=int, default=0, help="default: %(default)s")
-    options = parser.parse_args(arguments)
+@click.command(cls=Command, help=__doc__)
+@click.option(
+    "--model", default=str(REPOSITORY / "checkpoints/fblt-demo"), help="Folder or Hub name; default: the bundled one."
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=[REPOSITORY / name for name in CODE],
+    help="Folder; may be given several times; default: our code.",
+)
+@click.option("--suffix", default=".py", show_default=True, help="Which files of these folders.")
+@click.option("--lora", is_flag=True, help="Train adapters only.")
+@click.option("--rank", type=int, default=16, show_default=True, help="Of the adapters.")
+@click.option("--steps", type=int, default=80, show_default=True, help=f"Of {BATCH} rows of {ROW} bytes.")
+@click.option("--learning-rate", type=float, help="Default: 1e-3, with --lora 3e-3.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to save the result to; default: nowhere.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(**given) -> None:
+    options = SimpleNamespace(**given)
     learning_rate = options.learning_rate or (3e-3 if options.lora else 1e-3)
     set_seed(options.seed)
 
@@ -132,13 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
     tokenizer = AutoTokenizer.from_pretrained(options.model, trust_remote_code=True)
 
     # 2. The text.
-    try:
-        train, held_out = read_files(options.text, options.suffix)
-        documents = [Document("held out", encode_document(text).astype(np.int64)) for text in held_out]
-        anchors = draw_anchors(documents, ANCHORS, model.config.block_size - 1, CONTEXT, options.seed)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    train, held_out = read_files(options.text, options.suffix)
+    documents = [EncodedDocument("held out", encode_document(text).astype(np.int64)) for text in held_out]
+    anchors = draw_anchors(documents, ANCHORS, model.config.block_size - 1, CONTEXT, options.seed)
     rows = training_rows(model, train, options.steps * BATCH, options.seed)
 
     # 3. Before.
@@ -177,14 +176,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     # 6. What changed.
     console = Console()
-    figures = Table(title=f"{len(held_out)} held-out files, {ANCHORS} places", title_justify="left")
+    figures = Table(title=f"{len(held_out)} held-out files, {ANCHORS} anchors", title_justify="left")
     for heading in ("", "before", "after"):
         figures.add_column(heading, justify="right" if heading else "left")
     for name in before:
         figures.add_row(name, f"{before[name]:.3f}", f"{after[name]:.3f}")
     console.print(figures)
 
-    drafts = Table(title="blocks drafted in one step at the first of these places", title_justify="left")
+    drafts = Table(title="blocks drafted in one step at the first of these anchors", title_justify="left")
     for heading in ("after", "the file goes on", "draft before", "draft after"):
         drafts.add_column(heading, no_wrap=True)
     for anchor, old, new in zip(anchors, drafts_before, drafts_after, strict=False):
@@ -202,8 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.output:
         model.save_pretrained(options.output)
         console.print(f"saved: {options.output}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,113 @@
+"""How good drafts are on real text, at random anchors, where decoding would make them.
+
+At an anchor all bytes before it are fed and the carried byte is known but not fed, as in the decoding loop. From the
+same cache three continuations of equal length are made and compared with the real text:
+
+- `one_step`: the block `[carried, <mask>, ...]` filled in by one decoder call (`blt-d`, `blt-dv`);
+- `blt-s`: the decoder's own greedy draft, read from the last complete latent;
+- `ar`: plain decoding with everything fed. Up to its first wrong byte it has fed the real text, so its leading correct
+  bytes are those of the next-byte head on the real text, which one call gives.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from tqdm.auto import tqdm
+
+from .measures import AccuracyByOffset, leading_correct, ratio_of_means, share, summary
+from .samples import Anchor, right_padded
+
+KINDS = ("one_step", "blt-s", "ar")
+
+
+@dataclass
+class Continuations:
+    """Bytes after the carried one, each `[batch, block_size - 1]`; `next_byte` is fed the real text, not its own."""
+
+    one_step: torch.Tensor
+    causal: torch.Tensor
+    next_byte: torch.Tensor
+
+
+def own_module(model, name: str) -> ModuleType:
+    """A module of the code that the model was loaded with: a checkpoint is judged by the code it carries."""
+    return importlib.import_module(f"{type(model).__module__.rpartition('.')[0]}.{name}")
+
+
+def continuations(
+    model, context: torch.Tensor, lengths: torch.Tensor, carried: torch.Tensor, real: torch.Tensor
+) -> Continuations:
+    """The three continuations of a batch of anchors.
+
+    Args:
+        context: `[batch, n]`, right-padded ids before the carried one; `lengths` `[batch]` of them are real.
+        carried: `[batch, 1]`.
+        real: `[batch, block_size - 1]`, the text that follows it.
+    """
+    steps, config = own_module(model, "forward_steps_fblt"), model.config
+    cache = own_module(model, "cache_fblt").FBLTCache(config, context.shape[0], context.device)
+    steps.feed(model.model, context, lengths, cache)
+
+    # Drafting leaves the caches' lengths as they are, so each draft starts from the same state.
+    block = torch.full((context.shape[0], config.block_size), config.mask_token_id, device=context.device)
+    block[:, :1] = carried
+    hidden = steps.draft_block(model.model, steps.Block(block, cache.lengths), cache)
+    one_step = model.byte_logits(hidden).argmax(-1)[:, 1:]
+
+    byte, drafted = carried, []
+    for offset in range(config.block_size - 1):
+        byte = model.byte_logits(steps.draft_byte(model.model, byte, offset, cache)).argmax(-1)
+        drafted.append(byte)
+
+    chunk = torch.cat([carried, real[:, :-1]], dim=1)
+    fed = steps.feed(model.model, chunk, torch.full_like(lengths, chunk.shape[1]), cache)
+    return Continuations(one_step, torch.cat(drafted, dim=1), model.byte_logits(fed.hidden).argmax(-1))
+
+
+@torch.inference_mode()
+def draft_figures(model, anchors: Sequence[Anchor], batch_size: int, seed: int) -> dict:
+    """Accuracy by offset and leading correct bytes of drafts at `anchors`.
+
+    Returns:
+        Per kind of continuation `leading_correct` (mean, standard error, histogram from 0 to `block_size - 1`), and
+        `accuracy_by_offset` (from offset 1, the byte after the carried one) of the two drafts; ratios of the means
+        with 95 % bootstrap intervals; the same means per source.
+    """
+    drafted = model.config.block_size - 1
+    accuracy = {kind: AccuracyByOffset(drafted) for kind in ("one_step", "blt-s")}
+    leading: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    for first in tqdm(range(0, len(anchors), batch_size), desc="drafts", unit="batch"):
+        batch = anchors[first : first + batch_size]
+        context, lengths = right_padded([anchor.context for anchor in batch], model.device)
+        carried = torch.tensor([[anchor.carried] for anchor in batch], device=model.device)
+        real, _ = right_padded([anchor.real for anchor in batch], model.device)
+        made = continuations(model, context, lengths, carried, real)
+        accuracy["one_step"].add(made.one_step, real)
+        accuracy["blt-s"].add(made.causal, real)
+        for kind, text in zip(KINDS, (made.one_step, made.causal, made.next_byte), strict=True):
+            leading[kind] += leading_correct(text, real).tolist()
+
+    figures: dict = {kind: {"leading_correct": summary(leading[kind], drafted)} for kind in KINDS}
+    for kind, tally in accuracy.items():
+        figures[kind]["accuracy_by_offset"] = tally.report()
+    return {
+        "count": len(anchors),
+        "block_size": model.config.block_size,
+        **figures,
+        "one_step_to_blt_s": ratio_of_means(leading["one_step"], leading["blt-s"], seed),
+        "blt_s_to_ar": ratio_of_means(leading["blt-s"], leading["ar"], seed),
+        "sources": _per_source(anchors, leading),
+    }
+
+
+def _per_source(anchors: Sequence[Anchor], leading: dict[str, list[int]]) -> dict:
+    """Mean leading correct bytes by source, and the ratio of the two drafts'."""
+    report = {}
+    for source in sorted({anchor.source for anchor in anchors}):
+        rows = [i for i, anchor in enumerate(anchors) if anchor.source == source]
+        means = {kind: sum(leading[kind][i] for i in rows) / len(rows) for kind in KINDS}
+        report[source] = {"count": len(rows), **means, "one_step_to_blt_s": share(means["one_step"], means["blt-s"])}
+    return report

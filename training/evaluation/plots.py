@@ -1,0 +1,72 @@
+"""The evaluation as one picture: where drafts go wrong, what is kept of them, what each decoding costs."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+COLOURS = {"ar": "#555555", "blt-s": "#1f77b4", "blt-d": "#d98c00", "blt-dv": "#2a8a3c", "one_step": "#2a8a3c"}
+LABELS = {"one_step": "block, one step", "blt-s": "decoder's own draft (blt-s)", "ar": "plain decoding"}
+
+
+def plot_evaluation(evaluation: dict, path: str | Path) -> None:
+    """Draws `evaluate`'s result into a PNG file."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    _accuracy(axes[0, 0], evaluation["drafts"])
+    _leading(axes[0, 1], evaluation["drafts"])
+    _kept(axes[1, 0], evaluation["writing"])
+    _calls(axes[1, 1], evaluation["writing"])
+    bits = evaluation["next_byte"]["all"]["bits_per_byte"]
+    figure.suptitle(f"{evaluation['settings']['model']}: {bits:.2f} bits per byte of held-out text")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _accuracy(axis, drafts: dict) -> None:
+    offsets = range(1, drafts["block_size"])
+    for kind in ("one_step", "blt-s"):
+        accuracy = drafts[kind]["accuracy_by_offset"]
+        axis.plot(offsets, accuracy["all"], marker="o", color=COLOURS[kind], label=LABELS[kind])
+        axis.plot(
+            offsets, accuracy["non_blank"], linestyle="--", color=COLOURS[kind], label="the same, non-blank bytes"
+        )
+    axis.set(title="Real text: accuracy by distance from the known byte", xlabel="bytes ahead", ylabel="share right")
+    axis.set_ylim(0, 1)
+    axis.legend()
+
+
+def _leading(axis, drafts: dict) -> None:
+    for i, kind in enumerate(("one_step", "blt-s", "ar")):
+        counts = drafts[kind]["leading_correct"]["histogram"]
+        positions = [count + 0.27 * (i - 1) for count in range(len(counts))]
+        label = f"{LABELS[kind]}, mean {drafts[kind]['leading_correct']['mean']:.2f}"
+        axis.bar(positions, counts, width=0.27, color=COLOURS[kind], label=label)
+    axis.set(title="Real text: leading correct bytes of a draft", xlabel="bytes right in a row", ylabel="drafts")
+    axis.legend()
+
+
+def _kept(axis, writing: dict) -> None:
+    for name in ("blt-s", "blt-dv"):
+        counts = writing["decodings"][name]["acceptance_histogram"]
+        total = max(sum(counts), 1)
+        axis.step(range(len(counts)), [c / total for c in counts], where="mid", color=COLOURS[name], label=name)
+    axis.set(
+        title="Free text: drafted bytes that verification kept",
+        xlabel="bytes kept of a draft",
+        ylabel="share of rounds",
+    )
+    axis.set_ylim(0)
+    axis.legend()
+
+
+def _calls(axis, writing: dict) -> None:
+    networks = ("decoder", "encoder", "global", "patcher")
+    for i, (name, row) in enumerate(writing["decodings"].items()):
+        positions = [network + 0.2 * (i - 1.5) for network in range(len(networks))]
+        axis.bar(positions, [row[f"{n}_calls_per_byte"] for n in networks], width=0.2, color=COLOURS[name], label=name)
+    axis.set_xticks(range(len(networks)), networks)
+    axis.set(title="Free text: network calls per byte written", ylabel="calls per byte")
+    axis.legend()

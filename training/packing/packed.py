@@ -1,0 +1,76 @@
+"""Folders of packed rows that `fblt pack` made: checked against a model, and loaded."""
+
+import shlex
+from pathlib import Path
+
+from datasets import Dataset, load_from_disk
+
+from modeling_fblt import FBLTForCausalLM
+from modeling_fblt.modeling_fblt import FBLTModel
+
+from ..data.manifest import PACK, is_packed, read_manifest
+from .patching import patching_settings
+
+
+def check_manifest(folder: str | Path, model: FBLTModel | FBLTForCausalLM) -> dict:
+    """Returns the manifest of packed rows whose patch starts are those that `model` would find itself.
+
+    Rows packed with `--patch-online` hold no patch starts, so any model may use them.
+
+    Raises:
+        ValueError: no packed rows there, or made with another patcher, threshold or patching mode; the message names
+            both and the command that makes the folder anew.
+    """
+    if not is_packed(folder):
+        raise ValueError(f"`data` {str(folder)!r} holds no packed rows: make them with `{PACK}`.")
+    manifest = read_manifest(folder)
+    there, here = manifest["patching"], patching_settings(model)
+    if there is not None and there != here:
+        differences = [
+            f"`{name}` is {there.get(name)} in its manifest and {here.get(name)} in the model"
+            for name in sorted(set(there) | set(here))
+            if there.get(name) != here.get(name)
+        ]
+        name = model.config.name_or_path
+        source = ["--model", name] if name else ["--recipe", "RECIPE"]  # a model that was never saved is a recipe's
+        raise ValueError(
+            f"`data` {str(folder)!r} was packed for another model: {'; '.join(differences)}. Pack it anew: "
+            f"{command(manifest, [*source, '--output', str(folder), '--overwrite'])}"
+        )
+    return manifest
+
+
+def command(manifest: dict, arguments: list[str]) -> str:
+    """The command line that made a folder, with `arguments` for those that a manifest does not hold."""
+    return shlex.join([*PACK.split(), *manifest["arguments"], *arguments])
+
+
+def load_packed(
+    data: str | Path,
+    split: str,
+    length: int,
+    model: FBLTModel | FBLTForCausalLM,
+    max_bytes: dict[str, int] | None = None,
+) -> Dataset:
+    """One split's rows, memory-mapped, as torch tensors: `input_ids`, `patch_starts` unless they are found online,
+    and `labels` of instructions, whose prompts carry no loss.
+
+    Raises:
+        ValueError: see [`check_manifest`]; or the rows are not of this length or, if given, not within these limits;
+            or there is no such split.
+    """
+    manifest = check_manifest(data, model)
+    if manifest["sequence_length"] != length:
+        raise ValueError(
+            f"`sequence_length` is {length}, but the rows of `data` {str(data)!r} were packed with "
+            f"{manifest['sequence_length']}: give that, or pack anew with `--sequence-length {length}`."
+        )
+    if max_bytes is not None and manifest["max_bytes"] != max_bytes:
+        raise ValueError(
+            f"`max_bytes` is {max_bytes}, but the rows of `data` {str(data)!r} were packed with "
+            f"{manifest['max_bytes']}: leave it out, or pack anew with `--max-bytes`."
+        )
+    splits = load_from_disk(str(data))
+    if split not in splits:
+        raise ValueError(f"`data` {str(data)!r} has no split {split!r}: it has {sorted(splits)}.")
+    return splits[split].with_format("torch")

@@ -1,0 +1,87 @@
+"""A model that finds patch starts and does nothing else, and what identifies how it finds them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from modeling_fblt import FBLTConfig, FBLTForCausalLM
+from modeling_fblt.modeling_fblt import FBLTModel
+from modeling_fblt.networks_fblt import FBLTPatcher
+
+from ..recipe import load_recipe
+
+
+def load_patching_model(model: str | None, recipe: str | None) -> FBLTModel:
+    """The patching of a saved FBLT, or of the run that a recipe describes, in float32.
+
+    Raises:
+        FileNotFoundError: the recipe's patcher was not trained yet.
+    """
+    if model is None:
+        settings = load_recipe(recipe)
+        model = settings.get("init_from")
+    if model is not None:
+        whole = FBLTForCausalLM.from_pretrained(model, dtype=torch.float32)
+        return patching_model(whole.config, whole.model.patcher)
+    config = FBLTConfig(**settings["model"])
+    if config.patching_mode != "entropy":
+        return patching_model(config, None)
+    patcher = FBLTPatcher(config.patcher_config)
+    config.patching_threshold = load_trained_patcher(patcher, settings["patcher"]["output"], recipe)
+    return patching_model(config, patcher)
+
+
+def load_trained_patcher(patcher: FBLTPatcher, folder: str | Path, recipe: str = "RECIPE") -> float:
+    """Fills in the weights that `fblt train-patcher` left in `folder`; returns the threshold it found.
+
+    Raises:
+        FileNotFoundError: no patcher there; the message names the command for `recipe`.
+    """
+    folder = Path(folder)
+    if not (folder / "patching.json").is_file():
+        raise FileNotFoundError(
+            f"`patcher.output` {str(folder)!r} holds no patcher: run `fblt train-patcher {recipe}` first."
+        )
+    patcher.load_state_dict(load_file(folder / "model.safetensors"))
+    return json.loads((folder / "patching.json").read_text())["threshold"]
+
+
+def patching_model(config: FBLTConfig, patcher: FBLTPatcher | None) -> FBLTModel:
+    """An FBLT of this config whose `patch` works; the networks that it does not run are not there."""
+    with torch.device("meta"):
+        model = FBLTModel(config).eval()
+    for network in ("encoder", "global_transformer", "decoder"):
+        setattr(model, network, None)
+    model.patcher = None if patcher is None else patcher.eval()
+    return model.requires_grad_(False)
+
+
+def patcher_digest(patcher: FBLTPatcher) -> str:
+    """sha256 over names, shapes and values of the weights, sorted by name, each value as float32: so it is the same
+    wherever the weights are, and whatever type that holds their values they are saved in.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(patcher.state_dict().items()):
+        digest.update(f"{name} {list(weight.shape)}\n".encode())
+        digest.update(weight.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def patching_settings(model: FBLTModel | FBLTForCausalLM) -> dict:
+    """All that decides where a model starts patches, fit for JSON."""
+    model = model.base_model
+    config = model.config
+    settings = {
+        "patching_mode": config.patching_mode,
+        "max_patch_length": config.max_patch_length,
+        "isolate_documents": config.isolate_documents,
+    }
+    if config.patching_mode == "entropy":
+        settings["patching_threshold"] = config.patching_threshold
+        settings["patcher"] = f"sha256:{patcher_digest(model.patcher)}"
+    elif config.patching_mode == "static":
+        settings["patch_size"] = config.patch_size
+    return settings

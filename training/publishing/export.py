@@ -1,0 +1,106 @@
+"""Makes a folder to load and share from a training checkpoint: bfloat16 weights (patcher: float32), code, tokenizer.
+
+\b
+    fblt export --source runs/demo/checkpoint-11000 --output checkpoints/fblt-demo
+
+Inside this repository the folder's `.py` files become relative links to `modeling_fblt/`, so that git holds the code
+once; elsewhere they are copies. The folder appears whole or not at all.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import click
+import torch
+
+from fblt.commands import Command
+from fblt.files import appearing_folder
+from modeling_fblt import FBLTForCausalLM
+
+from ..running.progress import PROGRESS_FILE, progress_of
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CODE = "modeling_fblt"
+MADE = (".json", ".py", ".safetensors")  # what an export writes anew; other files of an earlier export stay
+
+
+def export(source: Path, output: Path, max_megabytes: float, repository: Path = REPOSITORY) -> float:
+    """Writes `output` and returns the MB (10^6 bytes) of its weights.
+
+    Raises:
+        ValueError: no checkpoint in `source`, `output` is something else, or the weights are too large; nothing is
+            written then.
+    """
+    check_folders(source, output)
+    with appearing_folder(output) as complete:
+        FBLTForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(complete)
+        megabytes = sum(file.stat().st_size for file in complete.glob("*.safetensors")) / 1e6
+        if megabytes > max_megabytes:
+            raise ValueError(
+                f"--source {source}: its weights take {megabytes:.1f} MB in bfloat16, "
+                f"more than --max-megabytes {max_megabytes:g}"
+            )
+        progress = progress_of(source)
+        if progress is not None:
+            (complete / PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
+        if output.resolve().is_relative_to(repository.resolve()):
+            link_code(complete, output, repository)
+        keep_other_files(output, complete)
+        for file in complete.iterdir():
+            if not file.is_symlink():
+                file.chmod(0o644)
+    return megabytes
+
+
+def check_folders(source: Path, output: Path) -> None:
+    """Refuses a source that is no checkpoint and an output that is no earlier export."""
+    if not (source / "config.json").is_file():
+        raise ValueError(f"--source {source}: holds no config.json; give a checkpoint such as runs/demo/checkpoint-500")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output}: is a file; give a folder")
+    if output.is_symlink():
+        raise ValueError(f"--output {output}: is a link; give the folder itself")
+    if output.is_dir():
+        # A model card may have been written before the first export.
+        others = [entry for entry in output.iterdir() if entry.name != "README.md"]
+        if any(entry.is_dir() for entry in others) or (others and not (output / "config.json").is_file()):
+            raise ValueError(f"--output {output}: is no earlier export, so it is not replaced; give another folder")
+
+
+def link_code(folder: Path, output: Path, repository: Path) -> None:
+    """Replaces the code files of `folder`, which will stand at `output`, by relative links.
+
+    Raises:
+        ValueError: a code file has no equal in the repository.
+    """
+    for file in folder.glob("*.py"):
+        original = repository.resolve() / CODE / file.name
+        if not original.is_file() or original.read_bytes() != file.read_bytes():
+            raise ValueError(f"--output {output}: its {file.name} is not that of {CODE}/, so it cannot be a link to it")
+        file.unlink()
+        file.symlink_to(os.path.relpath(original, output.resolve()))
+
+
+def keep_other_files(output: Path, folder: Path) -> None:
+    """Copies what an export does not make itself, such as the model card, from the earlier folder."""
+    if output.is_dir():
+        for file in output.iterdir():
+            if file.suffix not in MADE:
+                shutil.copy2(file, folder / file.name, follow_symlinks=False)
+
+
+@click.command(cls=Command, help=__doc__)
+@click.option("--source", type=click.Path(path_type=Path), required=True, help="A checkpoint folder.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="Folder to write; an earlier export is replaced."
+)
+@click.option("--max-megabytes", type=float, default=20, show_default=True, help="Limit for the weights.")
+def main(source: Path, output: Path, max_megabytes: float) -> None:
+    megabytes = export(source, output, max_megabytes)
+    click.echo(f"written: {output}, {megabytes:.2f} MB of weights")
+
+
+if __name__ == "__main__":
+    main()
