@@ -115,7 +115,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             num_items_in_batch: what to divide the summed losses by, instead of this batch's target bytes.
 
         Raises:
-            ValueError: labels together with a cache.
+            ValueError: labels together with a cache; hidden states or attentions asked of a step that trains blocks.
         """
         refuse(kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
@@ -130,9 +130,11 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             )
         trains_blocks = self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0
         if has_labels and trains_blocks:
+            _refuse_records(self.config, kwargs)
             result = self._train_step(
                 RightPadded.of(input_ids, attention_mask), labels, shift_labels, patch_starts, count
             )
+            result.logits = result.logits[:, _kept_columns(logits_to_keep)]
             return result if return_dict else result.to_tuple()
 
         use_cache = bool(use_cache) if has_labels else use_cache
@@ -175,6 +177,21 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             next_byte_loss=next_byte.detach(),
             diffusion_loss=diffusion.detach(),
         )
+
+
+def _refuse_records(config: FBLTConfig, kwargs: dict) -> None:
+    """Refuses what a step that trains blocks cannot return: it computes all rows and their blocks as one long row.
+
+    Raises:
+        ValueError: names the argument and the remedy.
+    """
+    for name in ("output_hidden_states", "output_attentions"):
+        asked = kwargs.get(name)
+        if getattr(config, name, False) if asked is None else asked:
+            raise ValueError(
+                f"`{name}` is True in a step that trains blocks, which has none to return by column: leave it out, or "
+                "call the model in eval mode."
+            )
 
 
 def _kept_columns(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor:
