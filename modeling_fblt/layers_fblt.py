@@ -252,6 +252,13 @@ class FBLTCrossAttention(nn.Module):
         self.v_proj = linear(width, key_width)
         self.o_proj = linear(width, width, config.residual_init_scale)
 
+    @staticmethod
+    def project(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """`layer` over the last dimension of `[batch, ..., width]`, given as `[batch, rows, width]`: linear maps of
+        quantised models take no more dimensions.
+        """
+        return layer(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
+
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
@@ -274,7 +281,7 @@ class FBLTPooling(FBLTCrossAttention):
             `[batch, patches, k, width]`.
         """
         batch, patches, k, _ = slots.shape
-        query = self._heads(self.q_proj(self.query_norm(slots))) * self.scaling
+        query = self._heads(self.project(self.q_proj, self.query_norm(slots))) * self.scaling
         source = self.key_norm(bytes_)
         key = self._key_heads(self.k_proj(source))  # [batch, length, heads, head_dim]
         value = self._key_heads(self.v_proj(source))
@@ -291,7 +298,7 @@ class FBLTPooling(FBLTCrossAttention):
         weighted = (weights[..., None] * value[:, :, None]).flatten(2)  # [batch, length, k * width]
         pooled = weighted.new_zeros(batch, patches + 1, weighted.shape[-1])
         pooled = pooled.scatter_add(1, patch[:, :, None].expand_as(weighted), weighted)[:, :patches]
-        return 2 * slots + self.o_proj(pooled.unflatten(-1, (k, -1)))
+        return 2 * slots + self.project(self.o_proj, pooled.unflatten(-1, (k, -1)))
 
 
 class FBLTLatentReading(FBLTCrossAttention):
@@ -317,7 +324,7 @@ class FBLTLatentReading(FBLTCrossAttention):
             read = self.o_proj(self._key_heads(self.v_proj(source[:, :, 0])).flatten(2))
             return 2 * hidden + take_columns(read, latent)
         query = self._heads(self.q_proj(self.query_norm(hidden))) * self.scaling
-        both = torch.cat([self.k_proj(source), self.v_proj(source)], dim=-1)
+        both = torch.cat([self.project(layer, source) for layer in (self.k_proj, self.v_proj)], dim=-1)
         # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
         key, value = (self._key_heads(part) for part in take_columns(both, latent).chunk(2, dim=-1))
         weights = torch.softmax((query[:, :, None] * key).sum(-1), dim=2)  # [batch, length, k, heads]
