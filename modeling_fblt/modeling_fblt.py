@@ -2,6 +2,7 @@
 """FBLT with its byte head: logits, the two losses of training, and `generate`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +70,13 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         return self.lm_head
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """Saves weights, configs, code, and the byte tokenizer, which is the same for every FBLT."""
+        """Saves weights, configs, code, and the byte tokenizer, unless the folder holds a tokenizer already: one that
+        was saved there may have tokens or settings of its user's own.
+        """
         # transformers would name this class alone; the same folder serves AutoModel too.
         self.config.auto_map = {"AutoModel": "modeling_fblt.FBLTModel"}
         super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
+        if kwargs.get("is_main_process", True) and not (Path(save_directory) / "tokenizer_config.json").exists():
             build_tokenizer().save_pretrained(save_directory)
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs) -> dict:
