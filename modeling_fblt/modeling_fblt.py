@@ -59,6 +59,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         self.lm_head = linear(config.decoder_config.hidden_size, config.vocab_size, scale=0.3)
         self.post_init()
         self.generation_config = FBLTGenerationConfig.for_model(config)
+        self._use_cache = config.use_cache
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.get_input_embeddings()
@@ -75,7 +76,13 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         """
         # transformers would name this class alone; the same folder serves AutoModel too.
         self.config.auto_map = {"AutoModel": "modeling_fblt.FBLTModel"}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        # Trainer turns `use_cache` off on every model that it is given. Training makes no cache here anyhow, so what is
+        # saved is what the model was made with: one that was trained returns caches again once it is loaded.
+        now, self.config.use_cache = self.config.use_cache, self._use_cache
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.use_cache = now
         if kwargs.get("is_main_process", True) and not (Path(save_directory) / "tokenizer_config.json").exists():
             build_tokenizer().save_pretrained(save_directory)
 
