@@ -22,7 +22,7 @@ An iteration waits for the device where the host needs a number:
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode, LogitsProcessorList
 
 from .byte_choice_fblt import ByteChoice
@@ -30,7 +30,7 @@ from .cache_fblt import FBLTCache
 from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
-from .generation_config_fblt import DecodingSettings, FBLTGenerationConfig
+from .generation_config_fblt import NEW_BYTES, DecodingSettings, FBLTGenerationConfig
 from .generation_state_fblt import GenerationState
 from .padding_fblt import RightPadded
 from .stopping_fblt import LEAD, Criteria, cut_at_stop
@@ -76,7 +76,11 @@ class FBLTGenerationMixin(GenerationMixin):
         for name, value in vars(FBLTGenerationConfig.settings_for(self.config)).items():
             if not hasattr(self.generation_config, name):
                 setattr(self.generation_config, name, value)
-        return super()._prepare_generation_config(generation_config, **kwargs)
+        own_length = _counts_columns(kwargs, generation_config, self.generation_config)
+        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        if own_length:
+            prepared.max_new_tokens = None
+        return prepared, model_kwargs
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
@@ -203,6 +207,23 @@ class FBLTGenerationMixin(GenerationMixin):
             **state.recorded(),
             **state.counts,
         )
+
+
+def _counts_columns(arguments: dict, given: GenerationConfig | None, default: GenerationConfig) -> bool:
+    """Whether a caller's `max_length` is the limit: then the default of new bytes must not stand against it.
+
+    Args:
+        arguments: of `generate`; they are asked first.
+        given: the config handed to `generate`.
+        default: the model's, where `max_new_tokens` may be nobody's choice.
+    """
+    for max_length, new in (
+        (arguments.get("max_length"), arguments.get("max_new_tokens")),
+        (getattr(given, "max_length", None), getattr(given, "max_new_tokens", None)),
+    ):
+        if max_length is not None or new is not None:
+            return new is None
+    return default.max_length is not None and default.max_new_tokens == NEW_BYTES
 
 
 def show_draft(streamer, draft) -> None:
