@@ -55,7 +55,6 @@ def test_a_length_in_a_config_of_the_callers_own_counts(model, caplog):
     assert columns(model, caplog, generation_config=GenerationConfig(max_new_tokens=5, decoding="ar")) == PROMPT + 5
     model.generation_config.max_length = 13
     assert columns(model, caplog) == 13
-    assert columns(model, caplog, max_new_tokens=5) == PROMPT + 5
 
 
 def test_the_default_is_saved(model, tmp_path):
