@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from modeling_fblt.cache_fblt import PositionBuffer
-from modeling_fblt.rows_fblt import PIECE
+from modeling_fblt.chunk_fblt import CHUNK_BYTES
 from tests.modeling.tiny import random_rows, tiny_config, tiny_model
 
-LONG = 3 * PIECE + 464  # the last piece is written into buffers that the one before it has read
+LONG = 3 * CHUNK_BYTES + 464  # the last piece is written into buffers that the one before it has read
 
 
 def gradients(model, run) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from modeling_fblt.configuration_fblt import FBLTConfig, FBLTGlobalConfig
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
-from tests.modeling.decoding import NEVER, VERIFIED, generated, naive_greedy
+from tests.modeling.naive_decoding import NEVER, VERIFIED, generated, naive_greedy
 from tests.modeling.tiny import random_rows, tiny_config, tiny_model
 
 NETWORKS = ("patcher_config", "encoder_config", "global_config", "decoder_config")
