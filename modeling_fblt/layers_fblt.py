@@ -53,6 +53,18 @@ def as_computed(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def at_least_float32(cast: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `Module._apply` is given to move or cast a tensor, with float32 in place of any narrower float."""
+
+    def apply(tensor: torch.Tensor) -> torch.Tensor:
+        result = cast(tensor)
+        if not result.is_floating_point() or result.dtype.itemsize >= torch.float32.itemsize:
+            return result
+        return tensor.to(result.device, torch.float32)
+
+    return apply
+
+
 class _RootMeanSquare(torch.autograd.Function):
     """`x / rms(x)` over the last dimension, with a gradient of a few passes where torch's has many on CPUs."""
 
@@ -102,6 +114,10 @@ class FBLTRotaryEmbedding(nn.Module):
         inv_freq, self.attention_scaling = init(config)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        # `model.to(torch.bfloat16)` must not round the frequencies, which loading in bfloat16 does not either.
+        return super()._apply(at_least_float32(fn), recurse)
 
     @staticmethod
     def compute_default_rope_parameters(config, device=None, seq_len=None, **kwargs) -> tuple[torch.Tensor, float]:

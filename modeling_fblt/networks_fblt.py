@@ -28,6 +28,7 @@ from .layers_fblt import (
     FBLTPooling,
     FBLTRMSNorm,
     FBLTRotaryEmbedding,
+    at_least_float32,
     embedding,
     linear,
 )
@@ -78,11 +79,18 @@ def local_context(config, stores, chunk: Chunk) -> AttentionContext:
 
 
 class FBLTPatcher(FBLTPreTrainedModel):
-    """The entropy model: a next-byte transformer whose uncertainty decides where patches start."""
+    """The entropy model: a next-byte transformer whose uncertainty decides where patches start.
+
+    It stays in float32, or wider, in models of half precision: a boundary must not depend on how finely entropies are
+    rounded. So it does when such a model is loaded or made, through `to`, `half` and `bfloat16`, and when transformers'
+    quantisers replace linear maps. It cannot where code casts parameters one by one or gathers them in another dtype, as
+    DeepSpeed's half precision and FSDP's `param_dtype` do, nor where a patcher is loaded alone in half precision.
+    """
 
     config_class = FBLTPatcherConfig
-    # Also where the model is loaded in half precision: a boundary must not depend on how entropies are rounded.
     _keep_in_fp32_modules_strict = ["patcher"]
+    # Quantisers leave out what is named here, by how names begin: in a base model, and in one with a head.
+    _keep_in_fp32_modules = ["patcher", "model.patcher"]
 
     def __init__(self, config: FBLTPatcherConfig):
         super().__init__(config)
@@ -91,7 +99,12 @@ class FBLTPatcher(FBLTPreTrainedModel):
         self.norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = FBLTRotaryEmbedding(config)
         self.lm_head = linear(config.hidden_size, config.vocab_size - 1)  # <mask> is never predicted
+        if torch.get_default_dtype().itemsize < torch.float32.itemsize:
+            self.to(torch.float32)
         self.post_init()
+
+    def _apply(self, fn, recurse=True):
+        return super()._apply(at_least_float32(fn), recurse)
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """`[batch, n]` ids and row positions -> next-byte logits `[batch, n, vocab - 1]`."""
