@@ -161,7 +161,7 @@ class FBLTCache(Cache):
     def patching_state(self) -> PatchingState:
         """What the bytes so far decided about the next chunk's patches."""
         start = self.patch_start.at(self.lengths)
-        two_back = self.lengths[:, None] - torch.tensor([2, 1], device=self.lengths.device)
+        two_back = self.lengths[:, None] + torch.arange(-2, 0, device=self.lengths.device)
         previous = self.ids.gather(two_back.clamp(min=0))
         return PatchingState(
             position=self.lengths,

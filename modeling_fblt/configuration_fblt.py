@@ -337,9 +337,9 @@ class FBLTConfig(PreTrainedConfig):
             "encoder states can enter the decoder only where both have one hidden_size; use 'embedding'",
         )
 
-    # Generic code reads these at the top level; they are the byte decoder's. Not so `rope_parameters`: each network turns
-    # by its own, three of them by bytes and one by patches, so that no single value says what they are. Generic code that
-    # finds one also takes `max_position_embeddings` for a limit of the text, which FBLT has not.
+    # Generic code reads these at the top level; they are the byte decoder's. Not so `rope_parameters`: each network has
+    # its own, three of them for bytes and one for patches, so that no single value says what they are. With them,
+    # generic code would take `max_position_embeddings` for a limit of the text, which FBLT has not.
     @property
     def hidden_size(self) -> int:
         return self.decoder_config.hidden_size

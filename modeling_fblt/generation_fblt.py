@@ -11,12 +11,17 @@ One iteration of the loop:
 4. stop or go on: bytes after a stop are dropped, the caches are taken back to the accepted bytes, and the last known
    byte is carried: it is fed in the next iteration.
 
-An iteration waits for the device where the host needs a number:
+Where an iteration waits for the device, once each:
 
-- the cache's bounds, after feeding and after taking back;
-- sizes of tensors: the most bytes that a row feeds, the most patches that it completes, its longest open patch;
-- whether a block is filled in, and whether all rows have ended;
-- with logits processors, how many columns each row has; with draft lengths chosen round by round, what was accepted.
+- for the bounds of the rows' lengths, after feeding and after taking back;
+- for shapes of what is fed: the longest row, the most patches that a row completes, the longest open patch;
+- for whether all rows have ended;
+- for whether a block is filled in, after each step of an unmasking that takes several;
+- for whether a causal draft goes on, after each of its bytes, with `draft_confidence`;
+- for the numbers of bytes that rows have, with logits processors; for acceptance, where drafts adapt;
+- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths.
+
+The loop copies nothing to the device.
 """
 
 from dataclasses import dataclass
@@ -168,7 +173,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 scores = state.choose.after(state, logits, draft.ids)
                 new, accepted = state.choose.verify(draft, scores)
                 length, record = accepted + 1, {"scores": scores, "logits": logits}
-                drafter.observe(draft.lengths[state.active], accepted[state.active])
+                drafter.observe(draft.lengths, accepted, state.active)
             else:
                 new, accepted, length, record = draft.ids, draft.lengths, draft.lengths, draft.record
             # 4. Stop or go on.
@@ -181,7 +186,7 @@ class FBLTGenerationMixin(GenerationMixin):
             if drafter.verifies or criteria.others:
                 state.take_back(written)
             shown = show_new(streamer, state, shown)
-            if bool(ended.all()) or criteria.out_of_time(state):
+            if state.has_ended(ended) or criteria.out_of_time(state):
                 break
             state.round += 1
 

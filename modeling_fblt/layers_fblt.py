@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -349,14 +350,16 @@ class FBLTLatentReading(FBLTCrossAttention):
         return 2 * hidden + self.o_proj(attended.flatten(2))
 
 
-def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functions: int, rows: int) -> torch.Tensor:
+def hash_ngrams(
+    ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], primes: torch.Tensor, rows: int
+) -> torch.Tensor:
     """Rows of the hash tables for the n-grams that end at each byte (BLT's rolling polynomial hash).
 
     Args:
         ids: `[batch, context + length]`; `context = max(sizes) - 1` ids before the first byte asked for.
         reach: `[batch, length]`, how many bytes back an n-gram may look; what lies farther counts as id 0.
         sizes: n-gram lengths.
-        functions: hash functions; function `f` uses BLT's f-th prime.
+        primes: `[functions]`, of each hash function: BLT's first ones, see [`HASH_PRIMES`].
         rows: rows of each table.
 
     Returns:
@@ -365,12 +368,12 @@ def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functi
     context = max(sizes) - 1
     length = ids.shape[1] - context
     back = [ids[:, context - j : context - j + length].masked_fill(reach < j, 0) for j in range(context + 1)]
-    prime = torch.tensor(HASH_PRIMES[:functions], dtype=torch.long, device=ids.device)
+    functions = len(primes)
     # The oldest id stands times prime^0, so a longer n-gram is its oldest id plus prime times the shorter one. int64
     # wraps around, as BLT's does.
     value, by_size = back[0][..., None].expand(-1, -1, functions), {}
     for size in range(2, context + 2):
-        value = back[size - 1][..., None] + value * prime
+        value = back[size - 1][..., None] + value * primes
         by_size[size] = value
     by_size[1] = back[0][..., None].expand(-1, -1, functions)
     values = torch.stack([by_size[size] for size in sizes], dim=-1)  # [batch, length, functions, sizes]
@@ -384,12 +387,18 @@ class FBLTHashEmbedding(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.sizes = config.hash_ngram_sizes
-        self.functions = config.hash_functions
         self.rows = config.hash_vocab_size
         self.context = max(self.sizes) - 1
-        self.table = embedding(len(self.sizes) * self.functions * self.rows, config.hidden_size)
+        self.table = embedding(len(self.sizes) * config.hash_functions * self.rows, config.hidden_size)
+        # A buffer, so that no call copies it to the device.
+        self.register_buffer("primes", torch.empty(config.hash_functions, dtype=torch.long), persistent=False)
+        self.fill_primes()
+
+    def fill_primes(self) -> None:
+        """Sets the primes, which are not saved; loading asks for it again."""
+        init.copy_(self.primes, torch.tensor(HASH_PRIMES[: len(self.primes)]))
 
     def forward(self, ids: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
         """Ids `[batch, context + length]`, see [`hash_ngrams`] -> `[batch, length, width]`."""
-        index = hash_ngrams(ids, reach, self.sizes, self.functions, self.rows)
+        index = hash_ngrams(ids, reach, self.sizes, self.primes, self.rows)
         return F.embedding_bag(index.flatten(0, 1), self.table.weight, mode="sum").view(*index.shape[:2], -1)

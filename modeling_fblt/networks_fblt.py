@@ -57,6 +57,8 @@ class FBLTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if (std := getattr(module, "init_std", None)) is not None:
             init.trunc_normal_(module.weight, mean=0.0, std=std, a=-3 * std, b=3 * std)
+        if isinstance(module, FBLTHashEmbedding):
+            module.fill_primes()
 
     def resize_token_embeddings(self, *args, **kwargs):
         raise ValueError(
@@ -83,8 +85,8 @@ class FBLTPatcher(FBLTPreTrainedModel):
 
     It stays in float32, or wider, in models of half precision: a boundary must not depend on how finely entropies are
     rounded. So it does when such a model is loaded or made, through `to`, `half` and `bfloat16`, and when transformers'
-    quantisers replace linear maps. It cannot where code casts parameters one by one or gathers them in another dtype, as
-    DeepSpeed's half precision and FSDP's `param_dtype` do, nor where a patcher is loaded alone in half precision.
+    quantisers replace linear maps. It cannot where code casts parameters one by one or gathers them in another dtype,
+    as DeepSpeed's half precision and FSDP's `param_dtype` do, nor where a patcher is loaded alone in half precision.
     """
 
     config_class = FBLTPatcherConfig
