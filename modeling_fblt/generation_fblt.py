@@ -112,7 +112,10 @@ class FBLTGenerationMixin(GenerationMixin):
                     "and brings its own cache; leave it None."
                 )
             rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
-            model_kwargs[CACHE_NAME] = FBLTCache(self.config, rows, self.device)
+            # Where the bytes are: the weights of an offloaded model are on no device before they are used.
+            mask = model_kwargs.get("attention_mask")
+            device = self.device if mask is None else mask.device
+            model_kwargs[CACHE_NAME] = FBLTCache(self.config, rows, device)
         elif cache is not None and not isinstance(cache, FBLTCache):
             raise ValueError(
                 f"`past_key_values` is a {type(cache).__name__}: FBLT needs the FBLTCache of an earlier call."

@@ -381,6 +381,16 @@ def hash_ngrams(
     return values.remainder(rows).flatten(2) + table
 
 
+class FBLTHashTable(nn.Embedding):
+    """Tables laid end to end in one weight. A module of its own: where weights are offloaded, a module's are brought
+    when it is called.
+    """
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """`[batch, length, n]` rows -> their sums `[batch, length, width]`."""
+        return F.embedding_bag(index.flatten(0, 1), self.weight, mode="sum").view(*index.shape[:2], -1)
+
+
 class FBLTHashEmbedding(nn.Module):
     """Sum of the embeddings of the hashed n-grams that end at a byte; all tables lie in one weight."""
 
@@ -389,7 +399,8 @@ class FBLTHashEmbedding(nn.Module):
         self.sizes = config.hash_ngram_sizes
         self.rows = config.hash_vocab_size
         self.context = max(self.sizes) - 1
-        self.table = embedding(len(self.sizes) * config.hash_functions * self.rows, config.hidden_size)
+        self.table = FBLTHashTable(len(self.sizes) * config.hash_functions * self.rows, config.hidden_size)
+        self.table.init_std = config.hidden_size**-0.5
         # A buffer, so that no call copies it to the device.
         self.register_buffer("primes", torch.empty(config.hash_functions, dtype=torch.long), persistent=False)
         self.fill_primes()
@@ -400,5 +411,4 @@ class FBLTHashEmbedding(nn.Module):
 
     def forward(self, ids: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
         """Ids `[batch, context + length]`, see [`hash_ngrams`] -> `[batch, length, width]`."""
-        index = hash_ngrams(ids, reach, self.sizes, self.primes, self.rows)
-        return F.embedding_bag(index.flatten(0, 1), self.table.weight, mode="sum").view(*index.shape[:2], -1)
+        return self.table(hash_ngrams(ids, reach, self.sizes, self.primes, self.rows))

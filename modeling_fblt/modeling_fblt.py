@@ -91,7 +91,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
     def _validate_model_kwargs(self, model_kwargs: dict) -> None:
-        refuse(model_kwargs)
+        refuse(self, model_kwargs)
         super()._validate_model_kwargs(model_kwargs)
 
     def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
@@ -127,7 +127,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         Raises:
             ValueError: labels together with a cache; hidden states or attentions asked of a step that trains blocks.
         """
-        refuse(kwargs)
+        refuse(self, kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
