@@ -2,7 +2,8 @@
 """Configuration of FBLT: one top-level config and one sub-config per network.
 
 Sizes that follow from others, such as a latent's width, are worked out when the model is built and never stored: so a
-config that is edited after loading cannot contradict itself.
+config that is edited after loading cannot contradict itself. The one exception is a network's head size, which
+transformers' rotary embeddings read from the config.
 """
 
 from typing import Any, ClassVar
@@ -17,6 +18,9 @@ VOCAB_SIZE = 261
 PATCHING_MODES = ("entropy", "static", "space")
 CORRUPTIONS = ("uniform", "per_block", "prefix", "draft")
 DECODER_INPUTS = ("embedding", "encoder")
+# Frequencies of these depend on the length of the text so far: keys that a cache holds would have been turned by others
+# than a full pass turns them by, and verified decoding would not write what plain decoding writes.
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 def _check(condition: bool, name: str, value: Any, remedy: str) -> None:
@@ -31,10 +35,12 @@ class _TransformerConfig(PreTrainedConfig):
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the usual sizes.
         num_key_value_heads: heads of keys and values, each shared by a group of query heads; as many as query heads
             when None.
-        head_dim: width of a head; `hidden_size / num_attention_heads` when None.
+        head_dim: width of a head; `hidden_size / num_attention_heads`, filled in, when None.
         rms_norm_eps: epsilon of every RMSNorm.
-        rope_parameters: RoPE settings in transformers' form; `default_theta` when absent.
-        max_position_embeddings: length that scaled RoPE types refer to; plain RoPE has no limit.
+        rope_parameters: RoPE settings in transformers' form; `default_theta` when absent. The types are `"default"`,
+            `"linear"`, `"yarn"`, `"llama3"` and `"proportional"`; those whose frequencies change with the length of the
+            text are refused.
+        max_position_embeddings: length, in bytes or patches, that scaled RoPE types refer to; plain RoPE has no limit.
         residual_init_scale: standard deviation of matrices that write to the residual stream, in units
             of `1 / sqrt(fan_in)`. Below 1 a fresh model starts near the identity.
     """
@@ -64,6 +70,7 @@ class _TransformerConfig(PreTrainedConfig):
                 self.hidden_size,
                 f"RoPE needs even heads: give a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads}",
             )
+            self.head_dim = self.hidden_size // self.num_attention_heads
         else:
             _check(
                 self.head_dim > 0 and self.head_dim % 2 == 0,
@@ -72,6 +79,18 @@ class _TransformerConfig(PreTrainedConfig):
                 "RoPE needs an even head size",
             )
         self._check_groups("num_attention_heads", "num_key_value_heads")
+        self.check_rope()
+
+    def check_rope(self) -> None:
+        """Raises a ValueError for rotary embeddings that decoding could not be exact with."""
+        rope_type = self.rope_parameters["rope_type"]
+        _check(
+            rope_type not in LENGTH_DEPENDENT_ROPE,
+            f"{self.model_type}.rope_parameters['rope_type']",
+            rope_type,
+            "its frequencies change as a text grows, so that cached keys and a full pass would differ; choose 'yarn', "
+            "'llama3' or 'linear', whose frequencies are fixed",
+        )
 
     def _check_groups(self, heads_name: str, groups_name: str) -> None:
         heads, groups = getattr(self, heads_name), getattr(self, groups_name)
@@ -318,7 +337,9 @@ class FBLTConfig(PreTrainedConfig):
             "encoder states can enter the decoder only where both have one hidden_size; use 'embedding'",
         )
 
-    # Generic code reads these at the top level; they are the byte decoder's.
+    # Generic code reads these at the top level; they are the byte decoder's. Not so `rope_parameters`: each network has
+    # its own, three of them for bytes and one for patches, so that no single value says what they are. With them,
+    # generic code would take `max_position_embeddings` for a limit of the text, which FBLT has not.
     @property
     def hidden_size(self) -> int:
         return self.decoder_config.hidden_size

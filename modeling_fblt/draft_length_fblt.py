@@ -38,10 +38,13 @@ class DraftLength:
     def length(self) -> int:
         return best_length(self.accepted / (self.accepted + self.rejected), self.byte_cost, self.longest)
 
-    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
-        """Takes in a round: bytes drafted and accepted, `[rows]`. A row counts one rejection at most."""
-        rejected = (accepted < drafted).sum()
-        rows = max(len(drafted), 1)
-        accepted, rejected = (torch.stack([accepted.sum(), rejected]) / rows).tolist()
-        self.accepted = MEMORY * self.accepted + accepted
-        self.rejected = MEMORY * self.rejected + rejected
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, active: torch.Tensor) -> None:
+        """Takes in a round: `[batch]` bytes drafted and accepted, and which rows took part; waits for the device.
+
+        Each row ends with one rejection at most.
+        """
+        rejected = (active & (accepted < drafted)).sum()
+        rows, accepted, rejected = torch.stack([active.sum(), (accepted * active).sum(), rejected]).tolist()
+        if rows:
+            self.accepted = MEMORY * self.accepted + accepted / rows
+            self.rejected = MEMORY * self.rejected + rejected / rows

@@ -98,7 +98,7 @@ def feed(
         if place_block is not None:
             block = place_block(cache.lengths, cache.open_start())
             block_hidden = draft_block(model, block, cache)
-        return Fed(model.decoder.norm.weight.new_zeros(len(ids), 0, 1), completed, block, block_hidden)
+        return Fed(torch.zeros(len(ids), 0, 1, device=ids.device), completed, block, block_hidden)
     return Fed(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1), completed, block, block_hidden)
 
 

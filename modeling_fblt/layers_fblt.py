@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -53,6 +54,18 @@ def as_computed(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def at_least_float32(cast: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `Module._apply` is given to move or cast a tensor, with float32 in place of any narrower float."""
+
+    def apply(tensor: torch.Tensor) -> torch.Tensor:
+        result = cast(tensor)
+        if not result.is_floating_point() or result.dtype.itemsize >= torch.float32.itemsize:
+            return result
+        return tensor.to(result.device, torch.float32)
+
+    return apply
+
+
 class _RootMeanSquare(torch.autograd.Function):
     """`x / rms(x)` over the last dimension, with a gradient of a few passes where torch's has many on CPUs."""
 
@@ -91,6 +104,7 @@ class FBLTRotaryEmbedding(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        config.check_rope()  # here too: it may have been set after the config was made
         self.config = config
         self.rope_type = config.rope_parameters["rope_type"]
         self.max_seq_len_cached = config.max_position_embeddings
@@ -101,6 +115,10 @@ class FBLTRotaryEmbedding(nn.Module):
         inv_freq, self.attention_scaling = init(config)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        # `model.to(torch.bfloat16)` must not round the frequencies, which loading in bfloat16 does not either.
+        return super()._apply(at_least_float32(fn), recurse)
 
     @staticmethod
     def compute_default_rope_parameters(config, device=None, seq_len=None, **kwargs) -> tuple[torch.Tensor, float]:
@@ -252,6 +270,13 @@ class FBLTCrossAttention(nn.Module):
         self.v_proj = linear(width, key_width)
         self.o_proj = linear(width, width, config.residual_init_scale)
 
+    @staticmethod
+    def project(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """`layer` over the last dimension of `[batch, ..., width]`, given as `[batch, rows, width]`: linear maps of
+        quantised models take no more dimensions.
+        """
+        return layer(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
+
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
@@ -274,7 +299,7 @@ class FBLTPooling(FBLTCrossAttention):
             `[batch, patches, k, width]`.
         """
         batch, patches, k, _ = slots.shape
-        query = self._heads(self.q_proj(self.query_norm(slots))) * self.scaling
+        query = self._heads(self.project(self.q_proj, self.query_norm(slots))) * self.scaling
         source = self.key_norm(bytes_)
         key = self._key_heads(self.k_proj(source))  # [batch, length, heads, head_dim]
         value = self._key_heads(self.v_proj(source))
@@ -291,7 +316,7 @@ class FBLTPooling(FBLTCrossAttention):
         weighted = (weights[..., None] * value[:, :, None]).flatten(2)  # [batch, length, k * width]
         pooled = weighted.new_zeros(batch, patches + 1, weighted.shape[-1])
         pooled = pooled.scatter_add(1, patch[:, :, None].expand_as(weighted), weighted)[:, :patches]
-        return 2 * slots + self.o_proj(pooled.unflatten(-1, (k, -1)))
+        return 2 * slots + self.project(self.o_proj, pooled.unflatten(-1, (k, -1)))
 
 
 class FBLTLatentReading(FBLTCrossAttention):
@@ -317,7 +342,7 @@ class FBLTLatentReading(FBLTCrossAttention):
             read = self.o_proj(self._key_heads(self.v_proj(source[:, :, 0])).flatten(2))
             return 2 * hidden + take_columns(read, latent)
         query = self._heads(self.q_proj(self.query_norm(hidden))) * self.scaling
-        both = torch.cat([self.k_proj(source), self.v_proj(source)], dim=-1)
+        both = torch.cat([self.project(layer, source) for layer in (self.k_proj, self.v_proj)], dim=-1)
         # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
         key, value = (self._key_heads(part) for part in take_columns(both, latent).chunk(2, dim=-1))
         weights = torch.softmax((query[:, :, None] * key).sum(-1), dim=2)  # [batch, length, k, heads]
@@ -325,14 +350,16 @@ class FBLTLatentReading(FBLTCrossAttention):
         return 2 * hidden + self.o_proj(attended.flatten(2))
 
 
-def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functions: int, rows: int) -> torch.Tensor:
+def hash_ngrams(
+    ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], primes: torch.Tensor, rows: int
+) -> torch.Tensor:
     """Rows of the hash tables for the n-grams that end at each byte (BLT's rolling polynomial hash).
 
     Args:
         ids: `[batch, context + length]`; `context = max(sizes) - 1` ids before the first byte asked for.
         reach: `[batch, length]`, how many bytes back an n-gram may look; what lies farther counts as id 0.
         sizes: n-gram lengths.
-        functions: hash functions; function `f` uses BLT's f-th prime.
+        primes: `[functions]`, of each hash function: BLT's first ones, see [`HASH_PRIMES`].
         rows: rows of each table.
 
     Returns:
@@ -341,17 +368,27 @@ def hash_ngrams(ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], functi
     context = max(sizes) - 1
     length = ids.shape[1] - context
     back = [ids[:, context - j : context - j + length].masked_fill(reach < j, 0) for j in range(context + 1)]
-    prime = torch.tensor(HASH_PRIMES[:functions], dtype=torch.long, device=ids.device)
+    functions = len(primes)
     # The oldest id stands times prime^0, so a longer n-gram is its oldest id plus prime times the shorter one. int64
     # wraps around, as BLT's does.
     value, by_size = back[0][..., None].expand(-1, -1, functions), {}
     for size in range(2, context + 2):
-        value = back[size - 1][..., None] + value * prime
+        value = back[size - 1][..., None] + value * primes
         by_size[size] = value
     by_size[1] = back[0][..., None].expand(-1, -1, functions)
     values = torch.stack([by_size[size] for size in sizes], dim=-1)  # [batch, length, functions, sizes]
     table = torch.arange(functions * len(sizes), device=ids.device) * rows
     return values.remainder(rows).flatten(2) + table
+
+
+class FBLTHashTable(nn.Embedding):
+    """Tables laid end to end in one weight. A module of its own: where weights are offloaded, a module's are brought
+    when it is called.
+    """
+
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
+        """`[batch, length, n]` rows -> their sums `[batch, length, width]`."""
+        return F.embedding_bag(index.flatten(0, 1), self.weight, mode="sum").view(*index.shape[:2], -1)
 
 
 class FBLTHashEmbedding(nn.Module):
@@ -360,12 +397,18 @@ class FBLTHashEmbedding(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.sizes = config.hash_ngram_sizes
-        self.functions = config.hash_functions
         self.rows = config.hash_vocab_size
         self.context = max(self.sizes) - 1
-        self.table = embedding(len(self.sizes) * self.functions * self.rows, config.hidden_size)
+        self.table = FBLTHashTable(len(self.sizes) * config.hash_functions * self.rows, config.hidden_size)
+        self.table.init_std = config.hidden_size**-0.5
+        # A buffer, so that no call copies it to the device.
+        self.register_buffer("primes", torch.empty(config.hash_functions, dtype=torch.long), persistent=False)
+        self.fill_primes()
+
+    def fill_primes(self) -> None:
+        """Sets the primes, which are not saved; loading asks for it again."""
+        init.copy_(self.primes, torch.tensor(HASH_PRIMES[: len(self.primes)]))
 
     def forward(self, ids: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
         """Ids `[batch, context + length]`, see [`hash_ngrams`] -> `[batch, length, width]`."""
-        index = hash_ngrams(ids, reach, self.sizes, self.functions, self.rows)
-        return F.embedding_bag(index.flatten(0, 1), self.table.weight, mode="sum").view(*index.shape[:2], -1)
+        return self.table(hash_ngrams(ids, reach, self.sizes, self.primes, self.rows))

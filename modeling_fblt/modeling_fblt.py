@@ -2,6 +2,7 @@
 """FBLT with its byte head: logits, the two losses of training, and `generate`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         self.lm_head = linear(config.decoder_config.hidden_size, config.vocab_size, scale=0.3)
         self.post_init()
         self.generation_config = FBLTGenerationConfig.for_model(config)
+        self._use_cache = config.use_cache
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.get_input_embeddings()
@@ -69,11 +71,19 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         return self.lm_head
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
-        """Saves weights, configs, code, and the byte tokenizer, which is the same for every FBLT."""
+        """Saves weights, configs, code, and the byte tokenizer, unless the folder holds a tokenizer already: one that
+        was saved there may have tokens or settings of its user's own.
+        """
         # transformers would name this class alone; the same folder serves AutoModel too.
         self.config.auto_map = {"AutoModel": "modeling_fblt.FBLTModel"}
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
+        # Trainer turns `use_cache` off on every model that it is given. Training makes no cache here anyhow, so what is
+        # saved is what the model was made with: one that was trained returns caches again once it is loaded.
+        now, self.config.use_cache = self.config.use_cache, self._use_cache
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.use_cache = now
+        if kwargs.get("is_main_process", True) and not (Path(save_directory) / "tokenizer_config.json").exists():
             build_tokenizer().save_pretrained(save_directory)
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs) -> dict:
@@ -81,7 +91,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
     def _validate_model_kwargs(self, model_kwargs: dict) -> None:
-        refuse(model_kwargs)
+        refuse(self, model_kwargs)
         super()._validate_model_kwargs(model_kwargs)
 
     def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
@@ -115,9 +125,9 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             num_items_in_batch: what to divide the summed losses by, instead of this batch's target bytes.
 
         Raises:
-            ValueError: labels together with a cache.
+            ValueError: labels together with a cache; hidden states or attentions asked of a step that trains blocks.
         """
-        refuse(kwargs)
+        refuse(self, kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
@@ -130,9 +140,11 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             )
         trains_blocks = self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0
         if has_labels and trains_blocks:
+            _refuse_records(self.config, kwargs)
             result = self._train_step(
                 RightPadded.of(input_ids, attention_mask), labels, shift_labels, patch_starts, count
             )
+            result.logits = result.logits[:, _kept_columns(logits_to_keep)]
             return result if return_dict else result.to_tuple()
 
         use_cache = bool(use_cache) if has_labels else use_cache
@@ -175,6 +187,21 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             next_byte_loss=next_byte.detach(),
             diffusion_loss=diffusion.detach(),
         )
+
+
+def _refuse_records(config: FBLTConfig, kwargs: dict) -> None:
+    """Refuses what a step that trains blocks cannot return: it computes all rows and their blocks as one long row.
+
+    Raises:
+        ValueError: names the argument and the remedy.
+    """
+    for name in ("output_hidden_states", "output_attentions"):
+        asked = kwargs.get(name)
+        if getattr(config, name, False) if asked is None else asked:
+            raise ValueError(
+                f"`{name}` is True in a step that trains blocks, which has none to return by column: leave it out, or "
+                "call the model in eval mode."
+            )
 
 
 def _kept_columns(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor:

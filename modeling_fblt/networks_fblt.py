@@ -4,8 +4,6 @@
 Each is called on a chunk of new positions and an attention context, which says what these may see.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +28,7 @@ from .layers_fblt import (
     FBLTPooling,
     FBLTRMSNorm,
     FBLTRotaryEmbedding,
+    at_least_float32,
     embedding,
     linear,
 )
@@ -58,6 +57,8 @@ class FBLTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if (std := getattr(module, "init_std", None)) is not None:
             init.trunc_normal_(module.weight, mean=0.0, std=std, a=-3 * std, b=3 * std)
+        if isinstance(module, FBLTHashEmbedding):
+            module.fill_primes()
 
     def resize_token_embeddings(self, *args, **kwargs):
         raise ValueError(
@@ -79,31 +80,19 @@ def local_context(config, stores, chunk: Chunk) -> AttentionContext:
     return CachedContext(stores, [(slice(None), chunk.column)], cache.max_column + n, square, span)
 
 
-@contextmanager
-def matrix_vector_kernels(hidden: torch.Tensor) -> Iterator[None]:
-    """A single bfloat16 row on a CPU goes through torch's own matrix-vector product.
-
-    oneDNN's is made for many rows: on one it read weights at 13 to 16 GB/s where torch's read 28 to 33 (a two-core Zen
-    CPU with bfloat16 instructions, torch 2.13); from four rows on oneDNN is the faster one.
-    """
-    one_row = hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and hidden.shape[:-1].numel() == 1
-    before = torch.backends.mkldnn.enabled
-    if not (one_row and before):
-        yield
-        return
-    torch.backends.mkldnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
-
-
 class FBLTPatcher(FBLTPreTrainedModel):
-    """The entropy model: a next-byte transformer whose uncertainty decides where patches start."""
+    """The entropy model: a next-byte transformer whose uncertainty decides where patches start.
+
+    It stays in float32, or wider, in models of half precision: a boundary must not depend on how finely entropies are
+    rounded. So it does when such a model is loaded or made, through `to`, `half` and `bfloat16`, and when transformers'
+    quantisers replace linear maps. It cannot where code casts parameters one by one or gathers them in another dtype,
+    as DeepSpeed's half precision and FSDP's `param_dtype` do, nor where a patcher is loaded alone in half precision.
+    """
 
     config_class = FBLTPatcherConfig
-    # Also where the model is loaded in half precision: a boundary must not depend on how entropies are rounded.
     _keep_in_fp32_modules_strict = ["patcher"]
+    # Quantisers leave out what is named here, by how names begin: in a base model, and in one with a head.
+    _keep_in_fp32_modules = ["patcher", "model.patcher"]
 
     def __init__(self, config: FBLTPatcherConfig):
         super().__init__(config)
@@ -112,16 +101,20 @@ class FBLTPatcher(FBLTPreTrainedModel):
         self.norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = FBLTRotaryEmbedding(config)
         self.lm_head = linear(config.hidden_size, config.vocab_size - 1)  # <mask> is never predicted
+        if torch.get_default_dtype().itemsize < torch.float32.itemsize:
+            self.to(torch.float32)
         self.post_init()
+
+    def _apply(self, fn, recurse=True):
+        return super()._apply(at_least_float32(fn), recurse)
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """`[batch, n]` ids and row positions -> next-byte logits `[batch, n, vocab - 1]`."""
         hidden = self.embed_tokens(ids)
         rotary = self.rotary_emb(hidden, positions)
-        with matrix_vector_kernels(hidden):
-            for layer in self.layers:
-                hidden, _ = layer(hidden, rotary, context)
-            return self.lm_head(self.norm(hidden))
+        for layer in self.layers:
+            hidden, _ = layer(hidden, rotary, context)
+        return self.lm_head(self.norm(hidden))
 
 
 class FBLTEncoder(FBLTPreTrainedModel):
@@ -166,10 +159,9 @@ class FBLTEncoder(FBLTPreTrainedModel):
             hidden = hidden + self.hash_embedding(torch.cat([before, ids], dim=1), reach)
         rotary = self.rotary_emb(hidden, positions)
         pooled = []
-        with matrix_vector_kernels(hidden):
-            for layer in self.layers:
-                hidden, _ = layer(hidden, rotary, context)
-                pooled.append(hidden)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, rotary, context)
+            pooled.append(hidden)
         return torch.cat(pooled, dim=-1) if len(self.earlier_poolings) else hidden
 
     def last_layer(self, states: torch.Tensor) -> torch.Tensor:
@@ -216,9 +208,8 @@ class FBLTGlobal(FBLTPreTrainedModel):
         """`[batch, m, patch width]` and patch indices `[batch, m]` -> latents `[batch, m, width]`."""
         hidden = patches if self.patch_projection is None else self.patch_projection(patches)
         rotary = self.rotary_emb(hidden, positions)
-        with matrix_vector_kernels(hidden):
-            for layer in self.layers:
-                hidden, _ = layer(hidden, rotary, context)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, rotary, context)
         return hidden
 
 
@@ -267,18 +258,17 @@ class FBLTDecoder(FBLTPreTrainedModel):
             Normed states `[batch, length, width]`, or `[batch, queries, width]`.
         """
         rotary = self.rotary_emb(hidden, positions)
-        with matrix_vector_kernels(hidden):
-            slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
-            for i, layer in enumerate(self.layers):
-                if recorder is not None:
-                    hidden = recorder.see_states(hidden)
-                if i < len(self.readers):
-                    hidden = self.readers[i](hidden, slots, latent_index)
-                if asked is not None and layer is self.layers[-1]:
-                    hidden, weights = layer(hidden, rotary, context.of_queries(asked), asked)
-                else:
-                    hidden, weights = layer(hidden, rotary, context)
-                if recorder is not None and weights is not None:
-                    recorder.see_weights(context.square(weights))
-            hidden = self.norm(hidden)
+        slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
+        for i, layer in enumerate(self.layers):
+            if recorder is not None:
+                hidden = recorder.see_states(hidden)
+            if i < len(self.readers):
+                hidden = self.readers[i](hidden, slots, latent_index)
+            if asked is not None and layer is self.layers[-1]:
+                hidden, weights = layer(hidden, rotary, context.of_queries(asked), asked)
+            else:
+                hidden, weights = layer(hidden, rotary, context)
+            if recorder is not None and weights is not None:
+                recorder.see_weights(context.square(weights))
+        hidden = self.norm(hidden)
         return hidden if recorder is None else recorder.see_states(hidden)

@@ -30,8 +30,13 @@ class RightPadded:
         """Moves the padding of `input_ids` `[batch, n]`; the mask's last `n` columns are 0 on padding.
 
         Raises:
-            ValueError: the mask has another shape.
+            ValueError: there is no row or no column, or the mask has another shape.
         """
+        if input_ids.dim() != 2 or input_ids.numel() == 0:
+            raise ValueError(
+                f"`input_ids` has shape {tuple(input_ids.shape)}: give [batch, n] with at least one row and one byte; "
+                "a text without bytes is `<s>` (id 1) alone."
+            )
         batch, n = input_ids.shape
         if attention_mask is None:
             return cls(input_ids, torch.full((batch,), n, dtype=torch.long, device=input_ids.device))
@@ -40,7 +45,7 @@ class RightPadded:
                 f"`attention_mask` has shape {tuple(attention_mask.shape)}: give [batch, n], or all columns so far, "
                 f"for `input_ids` of shape {tuple(input_ids.shape)}."
             )
-        real = attention_mask[:, -n:].bool() if n else attention_mask[:, :0].bool()
+        real = attention_mask[:, -n:].bool()
         columns = (~real).to(torch.uint8).argsort(dim=1, stable=True)
         return cls(input_ids.gather(1, columns), real.sum(1), columns, columns.argsort(dim=1))
 

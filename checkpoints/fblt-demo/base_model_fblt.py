@@ -332,11 +332,11 @@ class FBLTModel(FBLTPreTrainedModel):
             use_cache: whether to return a cache; the config's `use_cache` outside training when None.
             cache: another name for `past_key_values`.
         """
-        refuse(kwargs)
+        refuse(self, kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
+        rows = RightPadded.of(input_ids, attention_mask)
         if cache is None and (use_cache if use_cache is not None else self._default_use_cache()):
             cache = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
-        rows = RightPadded.of(input_ids, attention_mask)
         starts = None if patch_starts is None else rows.take_starts(patch_starts)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
@@ -363,12 +363,19 @@ class FBLTModel(FBLTPreTrainedModel):
         return bool(self.config.use_cache) and not self.training
 
 
-def refuse(kwargs: dict) -> None:
-    """Refuses what the catch-all of `forward` would swallow in silence.
+def refuse(model: nn.Module, kwargs: dict) -> None:
+    """Refuses what the catch-all of `forward` would swallow in silence, and a model that is split over accelerators.
 
     Raises:
         ValueError: names the argument and the remedy.
     """
+    split = {str(device) for device in getattr(model, "hf_device_map", {}).values()} - {"cpu", "disk"}
+    if len(split) > 1:
+        # Masks, caches and patch boundaries pass between networks inside objects whose tensors stay where they are.
+        raise ValueError(
+            f"`device_map` spreads the model over {sorted(split)}, but FBLT's networks must run on one device: give "
+            "`device_map={'': device}`, or one accelerator beside 'cpu' and 'disk', to which weights can be offloaded."
+        )
     if kwargs.get("position_ids") is not None:
         raise ValueError(
             "`position_ids` are given, but FBLT counts positions itself: pad rows, or pack documents that end in "

@@ -45,11 +45,10 @@ class ByteChoice:
         Processors count columns, but rows advance at their own pace, and have different numbers of them. So processors
         are called once per number of columns, and each row takes the call that shows it as plain decoding would.
         """
-        width = state.written + drafted
         result = scores = logits.float()
-        for new in width[state.active].unique().tolist():
-            processed = processors(state.transcript(text, new), scores.clone())
-            result = torch.where((width == new)[:, None], processed, result)
+        for new in state.widths():
+            processed = processors(state.transcript(text, new + drafted), scores.clone())
+            result = torch.where((state.written == new)[:, None], processed, result)
         return result
 
     def in_block(self, state: GenerationState, logits: torch.Tensor) -> torch.Tensor:

@@ -45,8 +45,11 @@ class PositionBuffer:
     def write(self, values: torch.Tensor, column: torch.Tensor, end: int) -> None:
         """Writes `values` (length along `dim`) to columns `[batch, length]`, all of them before `end`."""
         self._reserve(values, end)
-        if self.data.is_inference() and not torch.is_inference_mode_enabled():
-            self.data = self.data.clone()  # made in inference mode, it cannot be written to outside
+        made_elsewhere = self.data.is_inference() and not torch.is_inference_mode_enabled()
+        if made_elsewhere or self.data.requires_grad or values.requires_grad:
+            # What was made in inference mode cannot be written to outside, and what a backward pass will read must not
+            # be. Without gradients, as in decoding, buffers are written in place.
+            self.data = self.data.clone()
         row = torch.arange(len(column), device=column.device)[:, None]
         values = values.to(self.data.dtype)
         # Written by index: scattering takes a CPU many times as long in bfloat16.
@@ -158,7 +161,7 @@ class FBLTCache(Cache):
     def patching_state(self) -> PatchingState:
         """What the bytes so far decided about the next chunk's patches."""
         start = self.patch_start.at(self.lengths)
-        two_back = self.lengths[:, None] - torch.tensor([2, 1], device=self.lengths.device)
+        two_back = self.lengths[:, None] + torch.arange(-2, 0, device=self.lengths.device)
         previous = self.ids.gather(two_back.clamp(min=0))
         return PatchingState(
             position=self.lengths,

@@ -42,7 +42,7 @@ class VerifiedDrafter:
             return no_draft(state)
         wanted = self.longest if self.draft_length is None else self.draft_length.length()
         room = state.limit - state.known - 1
-        r = min(wanted, int(torch.where(ready, room, 0).max()))
+        r = min(wanted, state.room - 1)
         if r <= 0:
             return no_draft(state)
         draft = self.compose(state, r)
@@ -55,9 +55,10 @@ class VerifiedDrafter:
     def compose(self, state: GenerationState, r: int) -> Draft:
         raise NotImplementedError
 
-    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
-        if self.draft_length is not None and len(drafted):
-            self.draft_length.observe(drafted, accepted)
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, active: torch.Tensor) -> None:
+        """See [`DraftLength.observe`]; where no length is chosen, nothing is asked of the device."""
+        if self.draft_length is not None:
+            self.draft_length.observe(drafted, accepted, active)
 
 
 class PlainDrafter(VerifiedDrafter):
@@ -157,7 +158,9 @@ class BlockFiller:
             record = {
                 name: _where(now[..., None], scores if name == "scores" else logits, record[name]) for name in record
             }
-            if not bool((block.ids == mask_id)[state.active].any()):
+            if self.settings.unmasking == "one_step":
+                break
+            if not bool(((block.ids == mask_id) & state.active[:, None]).any()):
                 break
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=(block.ids == mask_id).any(1).long())

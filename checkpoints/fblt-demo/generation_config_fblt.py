@@ -12,6 +12,7 @@ DECODINGS = ("ar", "blt-s", "blt-d", "blt-dv")
 VERIFIED = ("blt-s", "blt-dv")
 ANCHORS = ("byte", "patch")
 AUTO = "auto"
+NEW_BYTES = 256  # written where no length is given: a paragraph
 LONGEST_DRAFT = 16  # bytes; of drafts whose length is chosen, the longest that the paper tried
 
 
@@ -138,7 +139,7 @@ class DecodingSettings:
 class FBLTGenerationConfig(GenerationConfig):
     """A generation config that carries FBLT's settings (see [`DecodingSettings`]) beside transformers' own.
 
-    Defaults for a model: `"blt-dv"` where it was trained with blocks, `"blt-s"` where not.
+    Defaults for a model: `"blt-dv"` where it was trained with blocks, `"blt-s"` where not, and 256 new bytes at most.
     """
 
     @staticmethod
@@ -153,5 +154,6 @@ class FBLTGenerationConfig(GenerationConfig):
             pad_token_id=config.pad_token_id,
             bos_token_id=config.bos_token_id,
             eos_token_id=config.eos_token_id,
+            max_new_tokens=NEW_BYTES,
             **vars(cls.settings_for(config)),
         )

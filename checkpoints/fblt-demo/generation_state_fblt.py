@@ -46,6 +46,7 @@ class GenerationState:
         known: `[batch]`, how many there are.
         active: `[batch]`, rows that take part in this round.
         limit: `[batch]`, the most bytes a row may have.
+        room: a bound of the bytes that a row may still write, kept on the host.
         round: rounds of the loop done.
         counts: one `[batch]` counter per name in `COUNTERS`.
         acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
@@ -69,12 +70,14 @@ class GenerationState:
         self.prompt, self.first, self.round = prompt, rows.lengths, 0
         self.pad_id = 0 if pad_id is None else pad_id
         self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
+        self.budget = self.room = budget
         longest = settings.longest_draft(model.config)
         self.text = F.pad(rows.ids, (0, budget + overshoot + longest + 1))
         self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
         self.active = torch.ones_like(self.known, dtype=torch.bool)
         self.counts = {name: torch.zeros_like(self.known) for name in COUNTERS}
         self.record = {name: PositionBuffer() for name in outputs}
+        self._widths: tuple[tuple[torch.Tensor, torch.Tensor], list[int]] | None = None
 
     @property
     def pending(self) -> torch.Tensor:
@@ -129,6 +132,20 @@ class GenerationState:
             name: buffer.read(0, width).masked_fill(padding[..., None], 0).unbind(1)
             for name, buffer in self.record.items()
         }
+
+    def has_ended(self, ended: torch.Tensor) -> bool:
+        """Whether all rows have; the round's one wait for `[batch]` `ended`, which updates `room` as well."""
+        least = self.written.masked_fill(ended, self.budget).min()
+        done, least = torch.stack([ended.all().long(), least]).tolist()
+        self.room = self.budget - least
+        return bool(done)
+
+    def widths(self) -> list[int]:
+        """New bytes that active rows have, each number once; the device is asked once while they stay the same."""
+        asked = (self.known, self.active)
+        if self._widths is None or any(a is not b for a, b in zip(asked, self._widths[0], strict=True)):
+            self._widths = asked, self.written[self.active].unique().tolist()
+        return self._widths[1]
 
     def take_back(self, written: torch.Tensor) -> None:
         """Leaves `[batch]` new bytes of each row, in text and caches."""

@@ -45,7 +45,7 @@ def test_json_keeps_every_field(tmp_path):
 def test_derived_sizes_are_not_stored(tmp_path):
     tiny_config().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert "hidden_size" not in stored and stored["decoder_config"].get("head_dim") is None
+    assert "hidden_size" not in stored and stored["decoder_config"].get("cross_attn_num_heads") is None
 
 
 @pytest.mark.parametrize(

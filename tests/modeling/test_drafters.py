@@ -96,6 +96,8 @@ def test_the_draft_length_follows_acceptance():
     lengths = []
     for accepted in (7, 0):
         for _ in range(40):
-            draft_length.observe(torch.tensor([8, 8]), torch.tensor([accepted, accepted]))
+            draft_length.observe(
+                torch.tensor([8, 8, 8]), torch.tensor([accepted, accepted, 3]), torch.tensor([True, True, False])
+            )
         lengths.append(draft_length.length())
     assert lengths[0] > lengths[1] == 1

@@ -39,7 +39,7 @@ def naive_hash(row: list[int], end: int, reach: int, size: int, prime: int, rows
 def test_hash_ngrams_equal_big_integers_wrapped_to_64_bits(row, sizes, functions, rows, data):
     reach = data.draw(st.lists(st.integers(0, 13), min_size=len(row), max_size=len(row)))
     ids = torch.tensor([[0] * (max(sizes) - 1) + row])
-    index = hash_ngrams(ids, torch.tensor([reach]), sizes, functions, rows)
+    index = hash_ngrams(ids, torch.tensor([reach]), sizes, torch.tensor(HASH_PRIMES[:functions]), rows)
     expected = [
         [
             naive_hash(row, end, reach[end], size, prime, rows) + rows * (f * len(sizes) + s)

@@ -1,0 +1,111 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Waits for the device in a round of decoding: those that the head of `generation_fblt.py` lists, and no others.
+
+On a CPU nothing waits, so what would wait elsewhere is counted: values read by the host, shapes that hang on values,
+and constants copied from the host.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modeling_fblt.generation_state_fblt import GenerationState
+from modeling_fblt.layers_fblt import HASH_PRIMES
+from modeling_fblt.modeling_fblt import FBLTForCausalLM
+from tests.modeling.naive_decoding import ALL, NEVER, left_padded, prompts, shared_model
+from tests.modeling.tiny import BLOCK, tiny_config
+
+READS = {"aten._local_scalar_dense", "aten.nonzero", "aten._unique2", "aten.masked_select", "aten.is_nonzero"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts, by kind, what would wait for a device: `found`."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func).rsplit(".", 1)[0]
+        if name in READS:
+            self.found[name] += 1
+        if name == "aten.lift_fresh":
+            self.found["constant"] += 1
+        indices = args[1] if name in ("aten.index", "aten.index_put_", "aten.index_put") else ()
+        if any(i is not None and i.dtype == torch.bool for i in indices):
+            self.found["boolean index"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def rounds(monkeypatch):
+    """Waits of each round of the loop, by kind, of the calls of a test."""
+    seen, waits = [], Waits()
+    has_ended, tolist = GenerationState.has_ended, torch.Tensor.tolist
+
+    def counted(self):
+        waits.found["list"] += 1
+        return tolist(self)
+
+    def at_the_end(self, ended):
+        verdict = has_ended(self, ended)
+        seen.append(waits.found)
+        waits.found = Counter()
+        return verdict
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    monkeypatch.setattr(GenerationState, "has_ended", at_the_end)
+    with waits:
+        yield seen
+
+
+def write(**settings) -> None:
+    shared_model().generate(
+        **left_padded(prompts()[:1] + prompts()[2:]), max_new_tokens=24, eos_token_id=NEVER, **settings
+    )
+
+
+@pytest.mark.parametrize("name", ["ar", "blt-s", "blt-dv one step", "blt-d one step"])
+def test_a_round_waits_for_lengths_shapes_and_the_end_alone(name, rounds):
+    write(**ALL[name])
+    assert len(rounds) > 3
+    for found in rounds[1:]:  # the first reads the prompt
+        assert set(found) <= {"list", "aten._local_scalar_dense"}
+        assert 2 <= found["list"] <= 3  # lengths after feeding and after taking back, and the end
+        assert 2 <= found["aten._local_scalar_dense"] <= 3  # the longest row, its patches, the open patch
+
+
+def test_unmasking_in_steps_waits_once_a_step(rounds):
+    write(**ALL["blt-d confidence"])
+    for found in rounds[1:]:
+        assert set(found) <= {"list", "aten._local_scalar_dense"}
+        assert found["aten._local_scalar_dense"] <= 3 + BLOCK
+
+
+@pytest.mark.parametrize("name", ["ar", "blt-s", "blt-dv one step"])
+def test_processors_ask_for_the_rows_widths_once_a_round(name, rounds):
+    write(do_sample=True, top_p=0.9, **ALL[name])
+    for found in rounds[1:]:
+        assert found["aten._unique2"] <= 1 and found["boolean index"] <= 1 and found["list"] <= 4
+
+
+@pytest.mark.parametrize(
+    "settings", [{"decoding": "blt-s", "draft_length": "auto"}, {"decoding": "blt-dv", "block_size": "auto"}]
+)
+def test_drafts_that_adapt_wait_once_for_acceptance(settings, rounds):
+    write(**settings)
+    for found in rounds[1:]:
+        assert set(found) <= {"list", "aten._local_scalar_dense"} and found["list"] <= 4
+
+
+def test_the_primes_of_the_hash_are_there_however_a_model_is_made(tmp_path):
+    model = FBLTForCausalLM(tiny_config())
+    assert not any("primes" in name for name in model.state_dict())
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        empty = FBLTForCausalLM(tiny_config())
+    assert empty.model.encoder.hash_embedding.primes.is_meta
+    for made in (model, FBLTForCausalLM.from_pretrained(tmp_path), model.to(torch.float64), model.to(torch.bfloat16)):
+        assert made.model.encoder.hash_embedding.primes.tolist() == list(HASH_PRIMES[:2])
