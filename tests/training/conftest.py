@@ -15,7 +15,7 @@ WORDS = ("the", "patch", "of\nbytes", "écrit", "\treturn", "a", "block", "and s
 
 
 def tiny_config(**changes) -> FBLTConfig:
-    """A config whose random patcher starts patches at irregular places."""
+    """A config whose random patcher starts patches at irregular positions."""
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     settings = {
         "block_size": 5,

@@ -147,7 +147,7 @@ def test_anchors_are_distinct_in_proportion_and_within_documents():
     assert {source: sum(a.source == source for a in anchors) for source in "ab"} == in_proportion(
         60, {"a": 233, "b": 33}
     )
-    places = set()
+    positions = set()
     for anchor in anchors:
         text = np.concatenate([anchor.context, [anchor.carried], anchor.real])
         assert 64 <= len(anchor.context) <= 80 and len(anchor.real) == 4
@@ -159,9 +159,9 @@ def test_anchors_are_distinct_in_proportion_and_within_documents():
             if np.array_equal(document.ids[place : place + len(text)], text)
         ]
         assert len(found) == 1
-        places.add((found[0][0], found[0][1] + len(anchor.context)))
-    assert len(places) == 60
-    with pytest.raises(ValueError, match="266 places"):
+        positions.add((found[0][0], found[0][1] + len(anchor.context)))
+    assert len(positions) == 60
+    with pytest.raises(ValueError, match="266 positions"):
         draw_anchors(texts, 267, drafted=4, context=80, seed=1)
     assert len(draw_anchors(texts, 266, drafted=4, context=80, seed=1)) == 266
 

@@ -15,11 +15,10 @@ import torch
 
 pytest.importorskip("datasets")
 
-from datasets import Dataset, DatasetDict, load_from_disk  # noqa: E402
+from datasets import Dataset, load_from_disk  # noqa: E402
 from fblt.training.data.manifest import is_packed  # noqa: E402
 from fblt.training.packing import shards  # noqa: E402
 from fblt.training.packing.build import pack_corpus  # noqa: E402
-from fblt.training.packing.options import PackOptions  # noqa: E402
 from fblt.training.packing.pack import main, parse_arguments  # noqa: E402
 from fblt.training.packing.packed import check_manifest, load_packed  # noqa: E402
 from fblt.training.packing.sequences import collate, encode_document  # noqa: E402
@@ -27,60 +26,9 @@ from fblt.training.recipe import load_recipe  # noqa: E402
 from fblt.training.run import build_model  # noqa: E402
 
 from modeling_fblt import FBLTForCausalLM  # noqa: E402
-from tests.cli import refusal, succeed  # noqa: E402
+from tests.cli import succeed  # noqa: E402
+from tests.training.packing.packs import LENGTH, ROW_BYTES, contents, texts  # noqa: E402
 from tests.training.runs import instruction_rows, write_instructions, write_recipe  # noqa: E402
-
-LENGTH = 24
-ROW_BYTES = LENGTH  # as `shard_bytes`: one batch of two rows
-
-
-def texts(count: int, seed: int = 0) -> list[str]:
-    words = ("the", "patch", "of\nbytes", "écrit", "\treturn", "a", "block", "", '"x", y')
-    generator = np.random.default_rng(seed)
-    return [" ".join(generator.choice(words, generator.integers(12))) for _ in range(count)]
-
-
-@pytest.fixture
-def documents(tmp_path) -> Path:
-    """A folder as `fblt prepare` makes it: two sources, two splits, a manifest, notices."""
-    folder = tmp_path / "documents"
-    rows = {split: texts(40, seed) for seed, split in enumerate(("train", "validation"))}
-    data = {
-        split: Dataset.from_dict({"text": found, "source": ["code", "prose"] * (len(found) // 2)})
-        for split, found in rows.items()
-    }
-    DatasetDict(data).save_to_disk(str(folder))
-    sources = [{"name": "code", "license": "PSF-2.0"}, {"name": "prose", "license": "CC0-1.0"}]
-    (folder / "manifest.json").write_text(json.dumps({"script": "fblt prepare demo", "sources": sources}))
-    (folder / "licenses").mkdir()
-    (folder / "licenses" / "code.txt").write_text("free")
-    return folder
-
-
-@pytest.fixture
-def options(documents, tiny_checkpoint, tmp_path):
-    """Makes options; those not named are for packing `documents`."""
-
-    def make(**changes) -> PackOptions:
-        settings = {
-            "source": [str(documents)],
-            "output": tmp_path / "packed",
-            "sequence_length": LENGTH,
-            "batch_size": 2,
-            "model": None if changes.get("patch_online") or "recipe" in changes else str(tiny_checkpoint),
-        }
-        return PackOptions(**(settings | changes))
-
-    return make
-
-
-@pytest.fixture
-def model(tiny_checkpoint) -> FBLTForCausalLM:
-    return FBLTForCausalLM.from_pretrained(tiny_checkpoint).eval()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def rows_of(folder: Path, split: str = "train") -> list[list[int]]:
@@ -449,71 +397,3 @@ def test_patching_online_gives_the_same_starts_and_the_same_loss(options, model,
         output = model(**batch)
         losses.append((output.loss.item(), output.next_byte_loss.item(), output.diffusion_loss.item()))
     assert losses[0] == losses[1]
-
-
-# --- arguments ---
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seed": -1}, "`--seed` is -1"),
-        ({"workers": 0}, "`--workers` is 0"),
-        ({"sequence_length": 1}, "`--sequence-length` is 1"),
-        ({"sequence_length": 10**6}, "less than one row of `--sequence-length` 1000000"),
-        ({"hold_out": 1.0}, "`--hold-out` is 1.0"),
-        ({"model": None}, "Give one of `--model`, `--recipe` and `--patch-online`"),
-        ({"prompt_column": "p"}, "`--prompt-column` and `--completion-column` together"),
-        ({"text_column": "nosuch"}, "no column 'nosuch': it has"),
-        ({"max_bytes": {"nosuch": 1}}, r"`--max-bytes` names \['nosuch'\], but the sources are \['code', 'prose'\]"),
-        ({"license": {"nosuch": "MIT"}}, r"`--license` names \['nosuch'\]"),
-        ({"source": ["no/such/file.txt"]}, "`--source` 'no/such/file.txt' does not exist"),
-        ({"source": ["x=no/such/*.txt"]}, "matches no file"),
-        ({"source": ["*.txt"]}, "needs a name"),
-        ({"device": "nosuch"}, "`--device` 'nosuch'"),
-    ],
-)
-def test_wrong_arguments_are_named_before_any_work(options, tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        pack_corpus(options(**changes))
-    assert not (tmp_path / "packed").exists() and not (tmp_path / ".packed-partial" / "rows").exists()
-
-
-def test_sources_that_cannot_be_used_are_named(options, documents, tmp_path):
-    mixed = tmp_path / "mixed"
-    mixed.mkdir()
-    (mixed / "train.jsonl").write_text('{"text": null}\n')
-    named = {"source": [str(mixed)], "license": {"mixed": "MIT"}}
-    with pytest.raises(ValueError, match=r"`--license` is missing for \['mixed'\]"):
-        pack_corpus(options(source=[str(mixed)]))
-    with pytest.raises(ValueError, match="holds .*null.*, not strings"):
-        pack_corpus(options(**named))
-    (mixed / "train.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
-    with pytest.raises(ValueError, match="row 1 of split 'train' has no 'text'"):
-        pack_corpus(options(**named, overwrite=True, output=tmp_path / "second"))
-    (mixed / "other.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(ValueError, match="name of 'train.jsonl' tells split 'train', but 1 others .* 'other.jsonl'"):
-        pack_corpus(options(**named, output=tmp_path / "third"))
-    (mixed / "a.txt").write_text("text")
-    with pytest.raises(ValueError, match=r"files of several kinds, \['json', 'text'\]"):
-        pack_corpus(options(**named, output=tmp_path / "fourth"))
-    with pytest.raises(ValueError, match=r"gives \['code', 'prose'\] twice"):
-        pack_corpus(options(source=[str(documents), str(documents)]))
-
-
-def test_training_text_needs_validation_text_or_a_word_about_it(options, tmp_path):
-    (tmp_path / "a.txt").write_text("text " * 20)
-    with pytest.raises(ValueError, match="`--hold-out` is missing"):
-        pack_corpus(options(source=[str(tmp_path / "a.txt")], license={"a": "MIT"}))
-
-
-def test_only_packed_rows_are_replaced_and_only_when_asked(options, tmp_path):
-    arguments = [*options().recorded(), "--patch-online", "--output", str(options().output)]
-    succeed(main, *arguments)
-    before = contents(options().output)
-    assert "exists: give another folder" in refusal(main, *arguments)
-    succeed(main, *arguments, "--overwrite")
-    assert contents(options().output) == before
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="holds no packed rows, so it stays"):
-        pack_corpus(options(output=tmp_path / "mine", overwrite=True))
