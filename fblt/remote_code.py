@@ -14,7 +14,7 @@ from .files import write_text_atomically
 
 PATTERN = "*_fblt.py"
 CHECKOUT = Path(__file__).resolve().parents[1]
-BUNDLED = CHECKOUT / "checkpoints" / "fblt-demo"
+BUNDLED = sorted(config.parent for config in CHECKOUT.glob("checkpoints/*/config.json"))
 
 
 def code_folder() -> Path:
@@ -63,12 +63,12 @@ def copy_code(folder: Path, code: Path) -> dict[str, str]:
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Copy nothing; say what differs, with exit code 1.")
 def main(folders: tuple[Path, ...], check: bool) -> None:
-    """Copies the model's code into checkpoint FOLDERS; by default into a checkout's bundled one."""
-    if not folders and not BUNDLED.is_dir():
-        raise ValueError("FOLDERS: give at least one; only a checkout has a bundled checkpoint")
+    """Copies the model's code into checkpoint FOLDERS; by default into those that a checkout bundles."""
+    if not folders and not BUNDLED:
+        raise ValueError("FOLDERS: give at least one; only a checkout has bundled checkpoints")
     code = code_folder()
     differ = False
-    for folder in folders or (BUNDLED,):
+    for folder in folders or BUNDLED:
         found = differences(folder, code) if check else copy_code(folder, code)
         differ |= bool(found)
         for name, what in found.items():

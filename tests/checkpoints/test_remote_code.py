@@ -12,6 +12,7 @@ from fblt.cli import main as fblt
 from fblt.remote_code import BUNDLED, code_folder, copy_code, differences, main
 
 CODE = Path(__file__).parents[2] / "modeling_fblt"
+DEMO = Path(__file__).parents[2] / "checkpoints" / "fblt-demo"
 
 
 @pytest.fixture
@@ -27,17 +28,18 @@ def folders(tmp_path) -> tuple[Path, Path]:
     return checkpoint, code
 
 
-def test_the_bundled_checkpoint_carries_the_code_of_the_package():
-    assert code_folder() == CODE
-    assert differences(BUNDLED, CODE) == {}, "run `python -m fblt.remote_code`"
-    assert len(list(BUNDLED.glob("*.py"))) == len(list(CODE.glob("*_fblt.py"))) > 20
+def test_bundled_checkpoints_carry_the_code_of_the_package():
+    assert code_folder() == CODE and DEMO in BUNDLED
+    for folder in BUNDLED:
+        assert differences(folder, CODE) == {}, "run `python -m fblt.remote_code`"
+        assert len(list(folder.glob("*.py"))) == len(list(CODE.glob("*_fblt.py"))) > 20
 
 
-@pytest.mark.skipif(not (BUNDLED.parents[1] / ".git").exists(), reason="no checkout of git")
+@pytest.mark.skipif(not (DEMO.parents[1] / ".git").exists(), reason="no checkout of git")
 def test_a_checkout_without_symbolic_links_loads_the_bundled_checkpoint():
     """In git too the code is files: as links, it would be a path in a file where there are no links."""
     command = ["git", "ls-files", "--stage", "checkpoints"]
-    listed = subprocess.run(command, cwd=BUNDLED.parents[1], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(command, cwd=DEMO.parents[1], capture_output=True, text=True, check=True).stdout
     assert "modeling_fblt.py" in listed
     assert [line for line in listed.splitlines() if line.startswith("120000")] == []
 
@@ -79,4 +81,4 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 
 def test_the_command_needs_no_torch():
     script = "import sys, fblt.remote_code as r; r.code_folder(); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], cwd=BUNDLED.parents[1], check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=DEMO.parents[1], check=True)

@@ -3,12 +3,10 @@
 \b
     fblt export --source runs/demo/checkpoint-11000 --output checkpoints/fblt-demo
 
-Inside this repository the folder's `.py` files become relative links to `modeling_fblt/`, so that git holds the code
-once; elsewhere they are copies. The folder appears whole or not at all.
+The code is copied as files, so that the folder loads wherever it is put. It appears whole or not at all.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -21,12 +19,10 @@ from modeling_fblt import FBLTForCausalLM
 
 from ..running.progress import PROGRESS_FILE, progress_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CODE = "modeling_fblt"
 MADE = (".json", ".py", ".safetensors")  # what an export writes anew; other files of an earlier export stay
 
 
-def export(source: Path, output: Path, max_megabytes: float, repository: Path = REPOSITORY) -> float:
+def export(source: Path, output: Path, max_megabytes: float) -> float:
     """Writes `output` and returns the MB (10^6 bytes) of its weights.
 
     Raises:
@@ -45,12 +41,9 @@ def export(source: Path, output: Path, max_megabytes: float, repository: Path = 
         progress = progress_of(source)
         if progress is not None:
             (complete / PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
-        if output.resolve().is_relative_to(repository.resolve()):
-            link_code(complete, output, repository)
         keep_other_files(output, complete)
         for file in complete.iterdir():
-            if not file.is_symlink():
-                file.chmod(0o644)
+            file.chmod(0o644)
     return megabytes
 
 
@@ -69,26 +62,12 @@ def check_folders(source: Path, output: Path) -> None:
             raise ValueError(f"--output {output}: is no earlier export, so it is not replaced; give another folder")
 
 
-def link_code(folder: Path, output: Path, repository: Path) -> None:
-    """Replaces the code files of `folder`, which will stand at `output`, by relative links.
-
-    Raises:
-        ValueError: a code file has no equal in the repository.
-    """
-    for file in folder.glob("*.py"):
-        original = repository.resolve() / CODE / file.name
-        if not original.is_file() or original.read_bytes() != file.read_bytes():
-            raise ValueError(f"--output {output}: its {file.name} is not that of {CODE}/, so it cannot be a link to it")
-        file.unlink()
-        file.symlink_to(os.path.relpath(original, output.resolve()))
-
-
 def keep_other_files(output: Path, folder: Path) -> None:
     """Copies what an export does not make itself, such as the model card, from the earlier folder."""
     if output.is_dir():
         for file in output.iterdir():
-            if file.suffix not in MADE:
-                shutil.copy2(file, folder / file.name, follow_symlinks=False)
+            if file.suffix not in MADE and not file.is_symlink():
+                shutil.copy2(file, folder / file.name)
 
 
 @click.command(cls=Command, help=__doc__)

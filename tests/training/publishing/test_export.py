@@ -1,4 +1,4 @@
-"""Exported checkpoints: bfloat16 weights, the patcher's in float32, code as relative links, all or nothing."""
+"""Exported checkpoints: bfloat16 weights, the patcher's in float32, code as files, all or nothing."""
 
 import json
 import os
@@ -13,10 +13,11 @@ import torch
 
 pytest.importorskip("datasets")
 
-from fblt.training.publishing.export import REPOSITORY, export, main  # noqa: E402
+from fblt.training.publishing.export import export, main  # noqa: E402
 from fblt.training.running.progress import PROGRESS_FILE, progress_of, training_hours  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+from fblt.remote_code import differences  # noqa: E402
 from tests.cli import refusal  # noqa: E402
 
 LOAD = """
@@ -29,29 +30,18 @@ print(model.dtype, model.generate(ids, max_new_tokens=4, decoding="ar").tolist()
 """
 
 
-@pytest.fixture
-def repository(tmp_path) -> Path:
-    """A repository that holds the code once."""
-    folder = tmp_path / "repository"
-    shutil.copytree(
-        REPOSITORY / "modeling_fblt", folder / "modeling_fblt", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    return folder
+CODE = Path(__file__).parents[3] / "modeling_fblt"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_links_are_relative_and_resolve(tiny_checkpoint, repository):
-    output = repository / "checkpoints" / "demo"
-    megabytes = export(tiny_checkpoint, output, 20, repository)
-    code = sorted(file.name for file in output.glob("*.py"))
-    assert "modeling_fblt.py" in code and "forward_steps_fblt.py" in code
-    for name in code:
-        target = os.readlink(output / name)
-        assert target == f"../../modeling_fblt/{name}"
-        assert (output / name).read_bytes() == (repository / "modeling_fblt" / name).read_bytes()
+def test_code_and_weights(tiny_checkpoint, tmp_path):
+    output = tmp_path / "checkpoints" / "demo"
+    megabytes = export(tiny_checkpoint, output, 20)
+    assert differences(output, CODE) == {}
+    assert not any(file.is_symlink() for file in output.iterdir())
     weights = load_file(output / "model.safetensors")
     for name, value in weights.items():
         # Patch boundaries must not depend on how finely entropies are rounded.
@@ -59,59 +49,40 @@ def test_links_are_relative_and_resolve(tiny_checkpoint, repository):
     assert megabytes == (output / "model.safetensors").stat().st_size / 1e6
     assert json.loads((output / "config.json").read_text())["dtype"] == "bfloat16"
     assert [file.name for file in output.parent.iterdir()] == ["demo"]
-    # A clone elsewhere has the same links, and they still hold.
-    clone = repository.with_name("clone")
-    shutil.copytree(repository, clone, symlinks=True)
-    assert contents(clone / "checkpoints" / "demo") == contents(output)
 
 
 @pytest.mark.slow
-def test_a_copy_loads_in_a_fresh_process(tiny_checkpoint, repository, tmp_path):
-    output = repository / "checkpoints" / "demo"
-    export(tiny_checkpoint, output, 20, repository)
-    copy = tmp_path / "elsewhere"
-    shutil.copytree(output, copy)  # follows links
-    assert not any(file.is_symlink() for file in copy.iterdir())
+def test_an_export_loads_in_a_fresh_process(tiny_checkpoint, tmp_path):
+    output = tmp_path / "demo"
+    export(tiny_checkpoint, output, 20)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", LOAD, str(copy)]
+    command = [sys.executable, "-c", LOAD, str(output)]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("torch.bfloat16 [[1, ")
 
 
-def test_outside_the_repository_the_code_is_copied(tiny_checkpoint, repository, tmp_path):
-    export(tiny_checkpoint, tmp_path / "demo", 20, repository)
-    assert not any(file.is_symlink() for file in (tmp_path / "demo").iterdir())
-    assert (tmp_path / "demo" / "modeling_fblt.py").is_file()
-
-
-def test_an_earlier_export_is_replaced_and_its_card_kept(tiny_checkpoint, repository):
-    output = repository / "checkpoints" / "demo"
+def test_an_earlier_export_is_replaced_and_its_card_kept(tiny_checkpoint, tmp_path):
+    output = tmp_path / "checkpoints" / "demo"
     output.mkdir(parents=True)
     (output / "README.md").write_text("the card")
-    export(tiny_checkpoint, output, 20, repository)
+    export(tiny_checkpoint, output, 20)
     (output / "old_fblt.py").symlink_to("../../modeling_fblt/old_fblt.py")
     (output / "model.safetensors").write_bytes(b"old")
-    export(tiny_checkpoint, output, 20, repository)
+    export(tiny_checkpoint, output, 20)
     assert (output / "README.md").read_text() == "the card"
     assert not (output / "old_fblt.py").is_symlink()
     assert load_file(output / "model.safetensors")
     assert [file.name for file in output.parent.iterdir()] == ["demo"]
 
 
-def test_refusals_leave_everything_as_it_was(tiny_checkpoint, repository, tmp_path):
-    output = repository / "checkpoints" / "demo"
-    export(tiny_checkpoint, output, 20, repository)
+def test_refusals_leave_everything_as_it_was(tiny_checkpoint, tmp_path):
+    output = tmp_path / "checkpoints" / "demo"
+    export(tiny_checkpoint, output, 20)
     before = contents(output)
     with pytest.raises(ValueError, match="--max-megabytes 0.001"):
-        export(tiny_checkpoint, output, 0.001, repository)
-    (repository / "modeling_fblt" / "forward_steps_fblt.py").write_text("# changed\n")
-    with pytest.raises(ValueError, match="forward_steps_fblt.py is not that of modeling_fblt"):
-        export(tiny_checkpoint, output, 20, repository)
-    shutil.copyfile(
-        REPOSITORY / "modeling_fblt" / "forward_steps_fblt.py", repository / "modeling_fblt" / "forward_steps_fblt.py"
-    )
+        export(tiny_checkpoint, output, 0.001)
     assert contents(output) == before and [file.name for file in output.parent.iterdir()] == ["demo"]
 
     (tmp_path / "mine").mkdir()
@@ -121,7 +92,7 @@ def test_refusals_leave_everything_as_it_was(tiny_checkpoint, repository, tmp_pa
     assert "holds no config.json" in refusal(main, "--source", tmp_path, "--output", output)
 
 
-def test_progress_goes_with_the_weights(tiny_checkpoint, repository, tmp_path):
+def test_progress_goes_with_the_weights(tiny_checkpoint, tmp_path):
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     run = tmp_path / "run"
     source = run / "checkpoint-30"
@@ -137,7 +108,7 @@ def test_progress_goes_with_the_weights(tiny_checkpoint, repository, tmp_path):
         writer.close()
     for steps, seconds in ((20, 100), (30, 150), (40, 1150)):
         assert training_hours(run, steps) == pytest.approx(seconds / 3600, abs=5 / 3600)
-    output = repository / "checkpoints" / "demo"
-    export(source, output, 20, repository)
+    output = tmp_path / "checkpoints" / "demo"
+    export(source, output, 20)
     assert json.loads((output / PROGRESS_FILE).read_text()) == progress_of(output) == progress_of(source)
     assert progress_of(output)["steps"] == 30
