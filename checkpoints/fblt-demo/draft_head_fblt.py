@@ -1,0 +1,1 @@
+../../modeling_fblt/draft_head_fblt.py
