@@ -19,6 +19,10 @@ COMMANDS = {
     "train-patcher": ("fblt.training.train_patcher:main", "Train a recipe's patcher and find its threshold."),
     "pack": ("fblt.training.packing.pack:main", "Pack any texts into rows with patch starts, ready for training."),
     "train": ("fblt.training.train:main", "Train, continue or fine-tune from a recipe; resumes with the same command."),
+    "train-draft-head": (
+        "fblt.training.train_draft_head:main",
+        "Train a draft head for saved weights, left as they are.",
+    ),
     "evaluate": ("fblt.training.evaluation.evaluate:main", "Measure a checkpoint on held-out text."),
     "export": ("fblt.training.publishing.export:main", "Make a training checkpoint a folder to load and share."),
     "model-card": (

@@ -1,10 +1,10 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The draft head: it goes over a block from left to right, so that each byte knows those before it.
 
-One decoder call gives a state to every position of a block, but no position knows what is put into another. The head is
-a small recurrent cell that reads, at each position, the byte before it, known or just chosen, and the position's decoder
-state. From its own state and the decoder's it corrects the position's logits. So what a byte is drawn from is the
-distribution given all bytes before it, `q(x_i | x_<i, block)`: exactly what verification needs to stay lossless.
+One decoder call gives every position of a block a state, but no position knows what is put into another. The head is a
+small recurrent cell. At each position it reads the byte before, known or just chosen, and the position's decoder state;
+from its own state and the decoder's it corrects the position's logits. So a byte is drawn from the distribution given
+all bytes before it, `q(x_i | x_<i, block)`: exactly what verification needs to stay lossless.
 """
 
 from collections.abc import Callable

@@ -28,6 +28,7 @@ OBJECTIVE = (
     "block_fraction",
     "random_anchor_fraction",
     "distillation",
+    "draft_head_loss_weight",
 )
 # The paper's objective, whatever its blocks' size: what the config has by default.
 PAPER = {name: getattr(FBLTConfig(), name) for name in OBJECTIVE if name != "block_size"}

@@ -43,6 +43,9 @@ def load_initial(source: str, settings: dict) -> FBLTForCausalLM:
     """Saved weights under the objective that `settings`, a recipe's `model` section, asks for."""
     model = FBLTForCausalLM.from_pretrained(source, dtype=torch.float32)
     # Blocks of any size train the same weights; but whether there are blocks decides whether `<mask>` has an embedding.
+    head = settings.get("draft_head_config")
+    if head is not None and model.draft_head is None:
+        model.add_draft_head(**head)
     fixed = {"block_size"} if None in (model.config.block_size, settings.get("block_size", 0)) else set()
     for name in OBJECTIVE:
         if name in settings and name not in fixed:

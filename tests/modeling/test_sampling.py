@@ -20,6 +20,7 @@ from transformers import (
 
 from modeling_fblt import byte_choice_fblt
 from modeling_fblt.configuration_fblt import VOCAB_SIZE
+from modeling_fblt.drafters_fblt import BlockFiller
 from modeling_fblt.verification_fblt import accept_sampled
 from tests.modeling.naive_decoding import NEVER
 from tests.modeling.tiny import random_rows, tiny_model
@@ -47,6 +48,13 @@ MODES = {
     "blt-dv in steps": {"decoding": "blt-dv", "unmasking": "confidence", "confidence_threshold": 0.5},
     "blt-dv at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.4},
     "blt-dv auto": {"decoding": "blt-dv", "block_size": "auto", "draft_cost": 0.3},
+    "blt-dv sequential, no head": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": 0.5},
+}
+HEAD_MODES = {
+    "head, one step": {"decoding": "blt-dv"},
+    "head, sequential": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": 0.55},
+    "head, at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.45},
+    "head, two passes": {"decoding": "blt-dv", "paper_passes": True},
 }
 
 
@@ -54,6 +62,18 @@ MODES = {
 def model():
     lm = tiny_model(seed=11, dtype=torch.float32).requires_grad_(False)
     lm.lm_head.weight.mul_(6)  # far from uniform
+    return lm
+
+
+@functools.cache
+def model_with_head():
+    """The same model, whose drafts a random head makes depend on each other."""
+    lm = tiny_model(seed=11, dtype=torch.float32).requires_grad_(False)
+    lm.lm_head.weight.mul_(6)
+    lm.add_draft_head(hidden_size=12)
+    torch.manual_seed(1)
+    for weight in lm.draft_head.parameters():
+        weight.data.normal_(std=0.7)
     return lm
 
 
@@ -88,9 +108,11 @@ def exact(warpers: str) -> torch.Tensor:
 def chi_square(warpers: str, mode: str, draws: int = DRAWS) -> float:
     """Of sampled texts against the exact law; texts that are hardly expected are counted together."""
     torch.manual_seed(0)
-    settings = {"top_k": 0, **WARPERS[warpers][0], **MODES[mode], "suppress_tokens": SUPPRESSED, "eos_token_id": NEVER}
+    lm = model_with_head() if mode in HEAD_MODES else model()
+    mode = {**MODES, **HEAD_MODES}[mode]
+    settings = {"top_k": 0, **WARPERS[warpers][0], **mode, "suppress_tokens": SUPPRESSED, "eos_token_id": NEVER}
     batches = [
-        model().generate(prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=BATCH, **settings)
+        lm.generate(prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=BATCH, **settings)
         for _ in range(draws // BATCH)
     ]
     drawn = torch.cat(batches)[:, -NEW:]
@@ -112,7 +134,7 @@ def test_the_law_is_one_that_differs_from_the_drafts():
     assert abs(float(law.sum()) - 1) < 1e-6 and float(law.max()) < 0.5 and int((law * 5_000 > 5).sum()) > 20
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, *HEAD_MODES])
 @pytest.mark.parametrize("warpers", WARPERS)
 def test_texts_are_distributed_as_plain_sampling_has_them(warpers, mode):
     assert chi_square(warpers, mode) < LIMIT
@@ -135,4 +157,17 @@ def accept_as_certain_always(draft, lengths, target, proposal, uniform):
 )
 def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
     monkeypatch.setattr(byte_choice_fblt, "accept_sampled", rule)
+    assert chi_square("plain", mode, draws=20_000) > LIMIT
+
+
+@pytest.mark.parametrize("mode", ["head, one step", "head, sequential"])
+def test_proposals_of_the_block_alone_are_found_out(monkeypatch, mode):
+    """A mistake that a head invites: bytes drawn with its corrections, judged by the block's own distribution."""
+    from_left = BlockFiller._from_left
+
+    def judged_without(state, block, hidden, logits):
+        byte, corrected, _ = from_left(state, block, hidden, logits)
+        return byte, corrected, state.choose.in_block(state, logits)
+
+    monkeypatch.setattr(BlockFiller, "_from_left", staticmethod(judged_without))
     assert chi_square("plain", mode, draws=20_000) > LIMIT

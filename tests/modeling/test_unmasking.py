@@ -1,11 +1,11 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""The three unmasking rules, against loops over one row."""
+"""The unmasking rules, against loops over one row."""
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_fblt.unmasking_fblt import by_confidence, by_entropy, in_one_step
+from modeling_fblt.unmasking_fblt import by_confidence, by_entropy, from_left, in_one_step
 
 ROWS = st.lists(
     st.lists(st.tuples(st.floats(0.01, 0.99), st.booleans()), min_size=6, max_size=6), min_size=1, max_size=3
@@ -24,6 +24,15 @@ def naive_entropy(entropy: list[float], masked: list[bool], bound: float) -> set
     for i in left:
         spent += entropy[i]
         if spent > bound:
+            break
+        chosen.add(i)
+    return chosen
+
+
+def naive_from_left(confidence: list[float], masked: list[bool], threshold: float) -> set[int]:
+    chosen = set()
+    for i in (i for i, hidden in enumerate(masked) if hidden):
+        if chosen and confidence[i] < threshold:
             break
         chosen.add(i)
     return chosen
@@ -54,6 +63,14 @@ def test_entropy_equals_a_loop(rows, bound):
     values, masked = split(rows)
     expected = [naive_entropy(v, m, bound) for v, m in zip(values.tolist(), masked.tolist(), strict=True)]
     assert as_sets(by_entropy(values, masked, bound)) == expected
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(rows=ROWS, threshold=st.floats(0.0, 1.0))
+def test_from_left_equals_a_loop(rows, threshold):
+    values, masked = split(rows)
+    expected = [naive_from_left(v, m, threshold) for v, m in zip(values.tolist(), masked.tolist(), strict=True)]
+    assert as_sets(from_left(values, masked, threshold)) == expected
 
 
 def test_one_step_fills_in_everything():

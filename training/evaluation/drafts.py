@@ -4,6 +4,7 @@ At an anchor all bytes before it are fed and the carried byte is known but not f
 same cache three continuations of equal length are made and compared with the real text:
 
 - `one_step`: the block `[carried, <mask>, ...]` filled in by one decoder call (`blt-d`, `blt-dv`);
+- `head`: the same block filled in from left to right by the draft head, where the model has one;
 - `blt-s`: the decoder's own greedy draft, read from the last complete latent;
 - `ar`: plain decoding with everything fed. Up to its first wrong byte it has fed the real text, so its leading correct
   bytes are those of the next-byte head on the real text, which one call gives.
@@ -20,16 +21,28 @@ from tqdm.auto import tqdm
 from .measures import AccuracyByOffset, leading_correct, ratio_of_means, share, summary
 from .samples import Anchor, right_padded
 
-KINDS = ("one_step", "blt-s", "ar")
+KINDS = ("one_step", "head", "blt-s", "ar")  # `head` where there is one
+
+
+def kinds_of(figures: dict) -> list[str]:
+    """The kinds of continuations that [`draft_figures`] measured, in order."""
+    return [kind for kind in KINDS if kind in figures]
 
 
 @dataclass
 class Continuations:
-    """Bytes after the carried one, each `[batch, block_size - 1]`; `next_byte` is fed the real text, not its own."""
+    """Bytes after the carried one, each `[batch, block_size - 1]`; `next_byte` is fed the real text, not its own.
+    `head` is None without a draft head.
+    """
 
     one_step: torch.Tensor
+    head: torch.Tensor | None
     causal: torch.Tensor
     next_byte: torch.Tensor
+
+    def by_kind(self) -> dict[str, torch.Tensor]:
+        texts = zip(KINDS, (self.one_step, self.head, self.causal, self.next_byte), strict=True)
+        return {kind: text for kind, text in texts if text is not None}
 
 
 def own_module(model, name: str) -> ModuleType:
@@ -40,7 +53,7 @@ def own_module(model, name: str) -> ModuleType:
 def continuations(
     model, context: torch.Tensor, lengths: torch.Tensor, carried: torch.Tensor, real: torch.Tensor
 ) -> Continuations:
-    """The three continuations of a batch of anchors.
+    """The continuations of a batch of anchors.
 
     Args:
         context: `[batch, n]`, right-padded ids before the carried one; `lengths` `[batch]` of them are real.
@@ -55,7 +68,12 @@ def continuations(
     block = torch.full((context.shape[0], config.block_size), config.mask_token_id, device=context.device)
     block[:, :1] = carried
     hidden = steps.draft_block(model.model, steps.Block(block, cache.lengths), cache)
-    one_step = model.byte_logits(hidden).argmax(-1)[:, 1:]
+    logits = model.byte_logits(hidden)
+    one_step, head = logits.argmax(-1)[:, 1:], None
+    if has_draft_head(model):
+        before = context.gather(1, (lengths - 1)[:, None])[:, 0]
+        masked = block == config.mask_token_id
+        head = model.draft_head.fill(before, hidden, logits, block, masked, _most_likely)[0][:, 1:]
 
     byte, drafted = carried, []
     for offset in range(config.block_size - 1):
@@ -64,7 +82,16 @@ def continuations(
 
     chunk = torch.cat([carried, real[:, :-1]], dim=1)
     fed = steps.feed(model.model, chunk, torch.full_like(lengths, chunk.shape[1]), cache)
-    return Continuations(one_step, torch.cat(drafted, dim=1), model.byte_logits(fed.hidden).argmax(-1))
+    return Continuations(one_step, head, torch.cat(drafted, dim=1), model.byte_logits(fed.hidden).argmax(-1))
+
+
+def has_draft_head(model) -> bool:
+    """Also of models whose code knows no draft heads."""
+    return getattr(model, "draft_head", None) is not None
+
+
+def _most_likely(logits: torch.Tensor, position: int, filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return logits, logits.argmax(-1)
 
 
 @torch.inference_mode()
@@ -73,32 +100,38 @@ def draft_figures(model, anchors: Sequence[Anchor], batch_size: int, seed: int) 
 
     Returns:
         Per kind of continuation `leading_correct` (mean, standard error, histogram from 0 to `block_size - 1`), and
-        `accuracy_by_offset` (from offset 1, the byte after the carried one) of the two drafts; ratios of the means
-        with 95 % bootstrap intervals; the same means per source.
+        `accuracy_by_offset` (from offset 1, the byte after the carried one) of the drafts; ratios of the means
+        with 95 % bootstrap intervals; the same means per source. A `head` only where the model has one.
     """
     drafted = model.config.block_size - 1
-    accuracy = {kind: AccuracyByOffset(drafted) for kind in ("one_step", "blt-s")}
-    leading: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    kinds = [kind for kind in KINDS if kind != "head" or has_draft_head(model)]
+    accuracy = {kind: AccuracyByOffset(drafted) for kind in kinds if kind != "ar"}
+    leading: dict[str, list[int]] = {kind: [] for kind in kinds}
     for first in tqdm(range(0, len(anchors), batch_size), desc="drafts", unit="batch"):
         batch = anchors[first : first + batch_size]
         context, lengths = right_padded([anchor.context for anchor in batch], model.device)
         carried = torch.tensor([[anchor.carried] for anchor in batch], device=model.device)
         real, _ = right_padded([anchor.real for anchor in batch], model.device)
         made = continuations(model, context, lengths, carried, real)
-        accuracy["one_step"].add(made.one_step, real)
-        accuracy["blt-s"].add(made.causal, real)
-        for kind, text in zip(KINDS, (made.one_step, made.causal, made.next_byte), strict=True):
+        for kind, text in made.by_kind().items():
             leading[kind] += leading_correct(text, real).tolist()
+            if kind in accuracy:
+                accuracy[kind].add(text, real)
 
-    figures: dict = {kind: {"leading_correct": summary(leading[kind], drafted)} for kind in KINDS}
+    figures: dict = {kind: {"leading_correct": summary(leading[kind], drafted)} for kind in kinds}
     for kind, tally in accuracy.items():
         figures[kind]["accuracy_by_offset"] = tally.report()
+    ratios = [("one_step", "blt-s"), ("blt-s", "ar")]
+    if "head" in kinds:
+        ratios += [("head", "blt-s"), ("head", "ar")]
     return {
         "count": len(anchors),
         "block_size": model.config.block_size,
         **figures,
-        "one_step_to_blt_s": ratio_of_means(leading["one_step"], leading["blt-s"], seed),
-        "blt_s_to_ar": ratio_of_means(leading["blt-s"], leading["ar"], seed),
+        **{
+            f"{above}_to_{below}".replace("-", "_"): ratio_of_means(leading[above], leading[below], seed)
+            for above, below in ratios
+        },
         "sources": _per_source(anchors, leading),
     }
 
@@ -108,6 +141,6 @@ def _per_source(anchors: Sequence[Anchor], leading: dict[str, list[int]]) -> dic
     report = {}
     for source in sorted({anchor.source for anchor in anchors}):
         rows = [i for i, anchor in enumerate(anchors) if anchor.source == source]
-        means = {kind: sum(leading[kind][i] for i in rows) / len(rows) for kind in KINDS}
+        means = {kind: sum(found[i] for i in rows) / len(rows) for kind, found in leading.items()}
         report[source] = {"count": len(rows), **means, "one_step_to_blt_s": share(means["one_step"], means["blt-s"])}
     return report

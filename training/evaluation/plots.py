@@ -7,8 +7,23 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-COLOURS = {"ar": "#555555", "blt-s": "#1f77b4", "blt-d": "#d98c00", "blt-dv": "#2a8a3c", "one_step": "#2a8a3c"}
-LABELS = {"one_step": "block, one step", "blt-s": "decoder's own draft (blt-s)", "ar": "plain decoding"}
+from .drafts import kinds_of  # noqa: E402
+
+COLOURS = {
+    "ar": "#555555",
+    "blt-s": "#1f77b4",
+    "blt-d": "#d98c00",
+    "blt-dv": "#2a8a3c",
+    "one_step": "#2a8a3c",
+    "head": "#8a2a7c",
+}
+
+LABELS = {
+    "one_step": "block, one step",
+    "head": "block, draft head",
+    "blt-s": "decoder's own draft (blt-s)",
+    "ar": "plain decoding",
+}
 
 
 def plot_evaluation(evaluation: dict, path: str | Path) -> None:
@@ -27,7 +42,7 @@ def plot_evaluation(evaluation: dict, path: str | Path) -> None:
 
 def _accuracy(axis, drafts: dict) -> None:
     offsets = range(1, drafts["block_size"])
-    for kind in ("one_step", "blt-s"):
+    for kind in kinds_of(drafts)[:-1]:
         accuracy = drafts[kind]["accuracy_by_offset"]
         axis.plot(offsets, accuracy["all"], marker="o", color=COLOURS[kind], label=LABELS[kind])
         axis.plot(
@@ -39,11 +54,13 @@ def _accuracy(axis, drafts: dict) -> None:
 
 
 def _leading(axis, drafts: dict) -> None:
-    for i, kind in enumerate(("one_step", "blt-s", "ar")):
+    kinds = kinds_of(drafts)
+    width = 0.81 / len(kinds)
+    for i, kind in enumerate(kinds):
         counts = drafts[kind]["leading_correct"]["histogram"]
-        positions = [count + 0.27 * (i - 1) for count in range(len(counts))]
+        positions = [count + width * (i - (len(kinds) - 1) / 2) for count in range(len(counts))]
         label = f"{LABELS[kind]}, mean {drafts[kind]['leading_correct']['mean']:.2f}"
-        axis.bar(positions, counts, width=0.27, color=COLOURS[kind], label=label)
+        axis.bar(positions, counts, width=width, color=COLOURS[kind], label=label)
     axis.set(title="Real text: leading correct bytes of a draft", xlabel="bytes right in a row", ylabel="drafts")
     axis.legend()
 

@@ -15,7 +15,7 @@ from modeling_fblt.configuration_fblt import EOS_ID
 from .drafts import draft_figures
 from .samples import Anchor, EncodedDocument, draw_anchors
 
-LOSSES = ("next_byte_loss", "diffusion_loss")
+LOSSES = ("next_byte_loss", "diffusion_loss", "draft_head_loss")
 COUNTS = ("bytes", "patches", "timed_bytes")
 BYTES_BEFORE_ANCHOR = 64
 UNPRINTED = ("_runtime", "_per_second", "epoch")
@@ -31,7 +31,7 @@ class StepSums:
     def __init__(self, device: torch.device):
         self.losses = torch.zeros(len(LOSSES), dtype=torch.float32, device=device)
         self.counts = torch.zeros(len(COUNTS), dtype=torch.int64, device=device)
-        self.has_blocks = False
+        self.has_blocks = self.has_head = False
         self.since = 0  # the step after which the sums began
         self.begin(0)
 
@@ -50,22 +50,27 @@ class StepSums:
         patches = torch.zeros_like(count) if starts is None else (starts[:, :-1] & mask.bool()).sum()
         self.counts += torch.stack([count, patches, count])
         self.has_blocks = outputs.get("diffusion_loss") is not None
+        self.has_head = outputs.get("draft_head_loss") is not None
         if self.has_blocks:
-            self.losses += torch.stack([outputs[name].detach().float() for name in LOSSES])
+            found = [outputs.get(name) for name in LOSSES]
+            zero = torch.zeros_like(outputs["next_byte_loss"])
+            self.losses += torch.stack([(zero if loss is None else loss).detach().float() for loss in found])
 
     def state(self) -> dict:
         """What a checkpoint keeps, so that a resumed run logs what an uninterrupted one would."""
         sums = {"losses": self.losses.cpu(), "counts": self.counts.cpu()}
-        return {**sums, "has_blocks": self.has_blocks, "since": self.since}
+        return {**sums, "has_blocks": self.has_blocks, "has_head": self.has_head, "since": self.since}
 
     def restore(self, state: dict) -> None:
         """Goes on from what [`state`] returned. What an earlier version kept otherwise is left out of the next log."""
         if "counts" not in state:
             return
-        self.losses.copy_(state["losses"])
+        kept = state["losses"].to(self.losses.device)
+        self.losses[: len(kept)] = kept  # earlier versions had no draft head's
         self.counts.copy_(state["counts"])
         self.counts[COUNTS.index("timed_bytes")] = 0  # the clock started with this process
         self.has_blocks, self.since = state["has_blocks"], state["since"]
+        self.has_head = state.get("has_head", False)
 
     def figures(self, losses: torch.Tensor, counts: torch.Tensor, step: int) -> dict[str, float]:
         """The logs' entries at `step`, from the sums of all processes."""
@@ -75,6 +80,8 @@ class StepSums:
             means = (loss / (step - self.since) for loss in losses.tolist())
             found = dict(zip(LOSSES, means, strict=True))
             found["bits_per_byte"] = found["next_byte_loss"] / math.log(2)
+            if not self.has_head:
+                del found["draft_head_loss"]
         if total["patches"]:
             found["mean_patch_length"] = total["bytes"] / total["patches"]
         found["bytes_per_second"] = total["timed_bytes"] / (time.perf_counter() - self.started - self.paused)
@@ -103,6 +110,8 @@ def draft_metrics(model, anchors: list[Anchor], batch_size: int, seed: int) -> d
         "eval_draft_leading_correct": figures["one_step"]["leading_correct"]["mean"],
         "eval_blt_s_leading_correct": figures["blt-s"]["leading_correct"]["mean"],
     }
+    if "head" in figures:
+        found["eval_draft_head_leading_correct"] = figures["head"]["leading_correct"]["mean"]
     by_offset = figures["one_step"]["accuracy_by_offset"]["all"]
     return found | {f"eval_masked_accuracy_{offset}": share for offset, share in enumerate(by_offset, 1)}
 

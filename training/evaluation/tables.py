@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from .drafts import kinds_of
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure as text; a dash where there is none."""
@@ -45,7 +47,7 @@ def next_byte_table(figures: dict) -> Table:
 def offset_table(figures: dict) -> Table:
     offsets = [str(offset) for offset in range(1, figures["block_size"])]
     table = _table(f"Accuracy by offset from the carried byte, {figures['count']} anchors", "draft", *offsets)
-    for kind in ("one_step", "blt-s"):
+    for kind in kinds_of(figures)[:-1]:
         for counted, values in figures[kind]["accuracy_by_offset"].items():
             table.add_row(f"{kind}, {counted.replace('_', '-')}", *(number(value, 2) for value in values))
     return table
@@ -54,11 +56,12 @@ def offset_table(figures: dict) -> Table:
 def leading_table(figures: dict) -> Table:
     top = [str(count) for count in range(figures["block_size"])]
     table = _table("Leading correct bytes (mean, and anchors by count)", "continuation", "mean", "+-", *top)
-    for kind in ("one_step", "blt-s", "ar"):
+    for kind in kinds_of(figures):
         leading = figures[kind]["leading_correct"]
         table.add_row(kind, number(leading["mean"]), number(leading["standard_error"]), *map(str, leading["histogram"]))
     ratios = [("one_step / blt-s", "one_step_to_blt_s"), ("blt-s / ar", "blt_s_to_ar")]
-    table.caption = "\n".join(f"{label} = {interval(figures[key])}" for label, key in ratios)
+    ratios += [("head / blt-s", "head_to_blt_s"), ("head / ar", "head_to_ar")]
+    table.caption = "\n".join(f"{label} = {interval(figures[key])}" for label, key in ratios if key in figures)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from modeling_fblt import FBLTConfig
 
+from ..evaluation.drafts import kinds_of
 from ..evaluation.tables import equality_lines, interval, number
 
 SPLITS = ("train", "validation", "test")
@@ -138,11 +139,13 @@ def metrics(evaluation: dict) -> str:
         _next_byte_table(next_byte),
         f"Drafts of real text at {drafts['count']} random anchors, the carried byte known. Accuracy by offset from it:",
         _offset_table(drafts),
-        "Leading correct bytes, i.e. drafted bytes before the first wrong one: of the one-step block draft, of the "
-        f"decoder's own greedy draft (`blt-s`), of plain decoding (`ar`); the most is {drafts['block_size'] - 1}.",
+        "Leading correct bytes, i.e. drafted bytes before the first wrong one: of the one-step block draft, "
+        f"{'of the same block filled in by the draft head, ' if 'head' in drafts else ''}of the decoder's own greedy "
+        f"draft (`blt-s`), of plain decoding (`ar`); the most is {drafts['block_size'] - 1}.",
         _leading_table(drafts),
         f"One step / `blt-s`: {interval(drafts['one_step_to_blt_s'])}. "
-        f"`blt-s` / `ar`: {interval(drafts['blt_s_to_ar'])}.",
+        f"`blt-s` / `ar`: {interval(drafts['blt_s_to_ar'])}."
+        + (f" Draft head / `ar`: {interval(drafts['head_to_ar'])}." if "head" in drafts else ""),
         f"Greedy text after {writing['prompts']} held-out prompts of {settings['prompt_bytes']} bytes, "
         f"{writing['new_bytes']} bytes each. Distinct 8-grams / all 8-grams of each text's new bytes, averaged (real "
         f"text: {number(writing['reference_distinct_8grams'])}): low values are loops, and flatter call counts and "
@@ -171,7 +174,7 @@ def _next_byte_table(figures: dict) -> str:
 def _offset_table(figures: dict) -> str:
     rows = [
         [f"{kind}, {counted.replace('_', '-')}", *(number(value) for value in values)]
-        for kind in ("one_step", "blt-s")
+        for kind in kinds_of(figures)[:-1]
         for counted, values in figures[kind]["accuracy_by_offset"].items()
     ]
     return markdown_table(["draft", *(str(offset) for offset in range(1, figures["block_size"]))], rows)
@@ -179,7 +182,7 @@ def _offset_table(figures: dict) -> str:
 
 def _leading_table(figures: dict) -> str:
     rows = []
-    for kind in ("one_step", "blt-s", "ar"):
+    for kind in kinds_of(figures):
         leading = figures[kind]["leading_correct"]
         mean = f"{number(leading['mean'])} ± {number(leading['standard_error'])}"
         rows.append([kind, mean, *map(str, leading["histogram"])])

@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 # Tables and heads are matrices too, but their rows are not features of one space: AdamW suits them better.
-NOT_FOR_MUON = ("embed", "table", "lm_head")
+NOT_FOR_MUON = ("embed", "table", "lm_head", "draft_head")
 
 
 class MuonWithAdamW(Optimizer):
