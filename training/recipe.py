@@ -96,7 +96,7 @@ def _check_model(model: dict, name: str) -> None:
         )
     _refuse_unknown(model, _config_fields(FBLTConfig), name, "model.")
     for part, config in FBLTConfig.sub_configs.items():
-        if part in model:
+        if model.get(part) is not None:
             _refuse_unknown(model[part], _config_fields(config), name, f"model.{part}.")
 
 

@@ -47,7 +47,7 @@ def recipes(folder: Path, name: str, batch: int) -> dict[str, Path]:
     runs = {
         # The frozen patcher is no unused parameter: gradients need no search for such.
         "adamw": {"model": WHOLE_BLOCKS, "optimizer": adamw, "trainer": {"ddp_find_unused_parameters": False}},
-        "muon": {"model": WHOLE_BLOCKS, "optimizer": muon},
+        "muon": {"model": {**WHOLE_BLOCKS, "draft_head_config": {"hidden_size": 8}}, "optimizer": muon},
         # Nor are the weights that readers of a single slot do without.
         "single-slot": {
             "model": {**WHOLE_BLOCKS, "cross_attn_k": 1},

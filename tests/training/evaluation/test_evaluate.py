@@ -1,5 +1,6 @@
 """The evaluation: its measures against naive loops, and a whole run on a tiny model."""
 
+import copy
 import json
 import math
 
@@ -246,16 +247,24 @@ def test_continuations_are_those_of_decoding(model):
     # Some texts go on as the model does, for a while or to the end, so that there are leading bytes to count.
     real = torch.from_numpy(np.stack([anchor.real for anchor in anchors]))
     real[:8, :2], real[:4] = written[:8, :2], written[:4]
+    model = copy.deepcopy(model)
+    model.add_draft_head(hidden_size=8)
+    torch.manual_seed(0)
+    for weight in model.draft_head.parameters():
+        weight.data.normal_()
     made = continuations(model, context, lengths, carried, real)
+    assert not torch.equal(made.head, made.one_step)
     counts = leading_correct(made.next_byte, real)
     assert counts.tolist() == leading_correct(written, real).tolist()
     assert counts[:4].tolist() == [size - 1] * 4 and counts[4:].min() < size - 1
 
-    for decoding, own in (("blt-s", made.causal), ("blt-dv", made.one_step)):
+    ways = [("blt-s", False, made.causal), ("blt-dv", False, made.one_step), ("blt-dv", True, made.head)]
+    for decoding, with_head, own in ways:
         for row, anchor in enumerate(anchors):
             # The first round finds the carried byte; the second drafts after it.
             recorder, prompt = DraftRecorder(), torch.from_numpy(anchor.context)[None]
             settings = {"decoding": decoding, "draft_length": size - 1, "max_new_tokens": size + 1}
+            settings["draft_head"] = with_head
             model.generate(prompt, streamer=recorder, **settings)
             assert recorder.drafts[0] == own[row].tolist()
 
