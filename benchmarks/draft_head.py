@@ -1,25 +1,27 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """What the draft head's loss and size do at equal steps on frozen weights, over several seeds.
 
-    python -m benchmarks.draft_head --data data/demo [--steps 300] [--seeds 3] [--variants "loss: kl" "hidden: 64"]
+    python -m benchmarks.draft_head --data data/demo [--steps 300] [--seeds 3] [--variants "loss: kl,hidden: 64"]
 
 States of blocks at random bytes are computed once from the training split, and once from the validation split. Every
 variant trains a fresh head on the former and drafts greedily at the latter, with the carried byte known, as `blt-dv`
 does in one step. Leading correct bytes are compared with the real text. The standard error of a variant is that of its
-mean over seeds; the places are the same for all, so differences between variants are surer than any mean alone.
+mean over seeds; the anchors are the same for all, so differences between variants are surer than any mean alone.
 """
 
 import math
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import numpy as np
 import torch
 from fblt.training.draft_head import BlockStates, block_states, train_head
 from fblt.training.train_draft_head import data_rows, load_float32
 
-from .harness import build_console, build_parser, build_table, number, positive, save, start
+from .harness import FILE, POSITIVE, Listed, benchmark, build_console, build_table, number, option, save, start
 
 # Each a loss and a size: arguments of the head's config, and of its training.
 VARIANTS: dict[str, tuple[dict, dict]] = {
@@ -58,20 +60,21 @@ def leading(model, states: BlockStates) -> dict[str, torch.Tensor]:
     return {kind: values.long().cumprod(1).sum(1) - known for kind, values in right.items()}
 
 
-def run(options) -> dict:
+def measure(options: SimpleNamespace) -> dict:
     results = start(options)
     model, _ = load_float32(str(options.model))
     if model.draft_head is not None:
         model.draft_head = model.config.draft_head_config = None
     settings = {"data": str(options.data), "sequence_length": ROW_LENGTH, "seed": options.seed}
-    train = block_states(model, data_rows(settings, "train"), options.blocks, options.seed, progress=False)
+    rows = data_rows(settings)
+    train = block_states(model, rows["train"], options.blocks, options.seed, progress=False)
     # A fifth is kept: only blocks with one known byte are judged.
-    wanted = options.places * 5 // 4 + 64
-    judged = with_one_known(block_states(model, data_rows(settings, "validation"), wanted, 1, progress=False))
-    judged = judged.take(slice(options.places))
+    wanted = options.anchors * 5 // 4 + 64
+    judged = with_one_known(block_states(model, rows["validation"], wanted, 1, progress=False))
+    judged = judged.take(slice(options.anchors))
     base = {kind: values.float() for kind, values in leading(model, judged).items()}
     error = {kind: float(values.std() / math.sqrt(len(values))) for kind, values in base.items()}
-    results["places"], results["blocks"] = len(judged), len(train)
+    results["anchors"], results["blocks"] = len(judged), len(train)
     results["base"] = {kind: {"mean": float(v.mean()), "standard_error": error[kind]} for kind, v in base.items()}
     results["variants"] = {}
     for name in options.variants:
@@ -108,11 +111,11 @@ def summary(found: list[dict]) -> dict:
 def print_results(results: dict, console) -> None:
     base = results["base"]
     table = build_table(
-        f"Leading correct bytes at {results['places']} places after training on {results['blocks']} blocks",
+        f"Leading correct bytes at {results['anchors']} anchors after training on {results['blocks']} blocks",
         "variant",
         *("mean", "+-", "of ar's", "parameters", "processor s per seed"),
         caption=f"{results['settings']['steps']} steps of {results['settings']['batch_size']} blocks; +-: standard "
-        "error, of the places for one step and ar, of the seeds for heads",
+        "error, of the anchors for one step and ar, of the seeds for heads",
     )
     for kind in ("one step", "ar"):
         row = base[kind]
@@ -127,20 +130,19 @@ def print_results(results: dict, console) -> None:
     console.print(table)
 
 
-def main(arguments: list[str] | None = None) -> dict:
-    parser = build_parser(__doc__, "draft_head", repetitions=1, dtype="float32")
-    parser.add_argument("--model", type=Path, default=Path("checkpoints/fblt-demo"))
-    parser.add_argument("--data", type=Path, default=Path("data/demo"), help="prepared documents or packed rows")
-    parser.add_argument("--steps", type=positive, default=300)
-    parser.add_argument("--blocks", type=positive, default=20_000, help="to train on")
-    parser.add_argument("--places", type=positive, default=3000, help="to draft at")
-    parser.add_argument("--batch-size", type=positive, default=256)
-    parser.add_argument("--seeds", type=positive, default=3)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    options = parser.parse_args(arguments)
+@benchmark(__doc__, "draft_head", repetitions=1, dtype="float32")
+@option("--model", type=FILE, default=Path("checkpoints/fblt-demo"))
+@option("--data", type=FILE, default=Path("data/demo"), help="Texts, or packed rows.")
+@option("--steps", type=POSITIVE, default=300)
+@option("--blocks", type=POSITIVE, default=20_000, help="To train on.")
+@option("--anchors", type=POSITIVE, default=3000, help="To draft at.")
+@option("--batch-size", type=POSITIVE, default=256)
+@option("--seeds", type=POSITIVE, default=3)
+@option("--variants", type=Listed(click.Choice(list(VARIANTS))), metavar="NAME", default=list(VARIANTS))
+def main(options: SimpleNamespace) -> dict:
     if options.quick:
-        options.steps, options.blocks, options.places, options.seeds = 3, 64, 32, 2
-    results = run(options)
+        options.steps, options.blocks, options.anchors, options.seeds = 3, 64, 32, 2
+    results = measure(options)
     console = build_console()
     print_results(results, console)
     save(options, results, console)

@@ -6,6 +6,8 @@
 The decoder gets a byte table with an entry for `<mask>`, where it has none. Block bytes alone enter through it, so
 next-byte logits stay exactly as they are. With `--decoder-input embedding` clean bytes enter through it too, as in Fast
 BLT. A decoder that was trained on encoder states has to be trained anew then, and the command says so.
+
+A draft head is added too, unless `--draft-head-size` is 0. It changes nothing until it is trained.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ import torch
 from fblt.commands import Command
 from fblt.files import appearing_folder
 from modeling_fblt import FBLTConfig
-from modeling_fblt.configuration_fblt import DECODER_INPUTS, MASK_ID
+from modeling_fblt.configuration_fblt import DECODER_INPUTS, MASK_ID, FBLTDraftHeadConfig
+from modeling_fblt.draft_head_fblt import FBLTDraftHead
+from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
 from .config_fields import ConfigError
 from .folder import Provenance, copy_licences, licence_of, write_card, write_folder
@@ -27,6 +31,8 @@ from .writing import Entry, parse_size, write_safetensors
 
 TABLE = "model.decoder.embed_tokens.weight"
 ENCODER_TABLE = "model.encoder.embed_tokens.weight"
+HEAD, BYTE_HEAD = "draft_head.", "lm_head.weight"
+HEAD_SIZE = FBLTDraftHeadConfig().hidden_size
 INITS = ("mean", "zeros", "random")
 
 
@@ -43,8 +49,21 @@ def mask_embedding(table: torch.Tensor, init: str) -> torch.Tensor:
     return mask
 
 
-def with_blocks(config: FBLTConfig, block_size: int, decoder_input: str | None) -> FBLTConfig:
-    """The config of the model to write.
+def fresh_head(model: FBLTForCausalLM) -> dict[str, torch.Tensor]:
+    """A draft head's first weights by the model's keys, the same ones every time; none for a model without a head."""
+    config = model.config
+    if config.draft_head_config is None:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = FBLTDraftHead(config.draft_head_config, config.decoder_config.hidden_size)
+        for module in head.modules():
+            model._init_weights(module)
+    return {HEAD + name: weight for name, weight in head.state_dict().items()}
+
+
+def with_blocks(config: FBLTConfig, block_size: int, decoder_input: str | None, head_size: int) -> FBLTConfig:
+    """The config of the model to write; `head_size` 0 for one without a draft head.
 
     Raises:
         ConfigError: it has blocks already, or cannot have these.
@@ -54,6 +73,8 @@ def with_blocks(config: FBLTConfig, block_size: int, decoder_input: str | None) 
     fields = config.to_dict()
     fields["block_size"] = block_size
     fields["decoder_config"]["input"] = decoder_input or config.decoder_config.input
+    if head_size > 0:
+        fields["draft_head_config"] = {"hidden_size": head_size}
     try:
         return FBLTConfig.from_dict(fields)
     except ValueError as error:
@@ -67,6 +88,7 @@ def add_diffusion(
     decoder_input: str | None = None,
     init: str = "mean",
     max_shard_size: str = "5GB",
+    draft_head_size: int = HEAD_SIZE,
 ) -> list[str]:
     """Writes the prepared model and returns what a user should know.
 
@@ -77,11 +99,14 @@ def add_diffusion(
     checkpoint = open_checkpoint(source)
     if checkpoint.layout != FBLT:
         raise ReadingError(f"{source}: has the {checkpoint.layout} layout: convert it with `fblt convert` first")
-    config = with_blocks(checkpoint.config, block_size, decoder_input)
+    config = with_blocks(checkpoint.config, block_size, decoder_input, draft_head_size)
     model = empty_model(config)
     shapes, tensors = shapes_of(model), checkpoint.tensors
-    entries = []
+    entries, head = [], fresh_head(model)
     for key, shape in shapes.items():
+        if key in head:
+            entries.append(Entry(key, shape, tensors.dtypes[BYTE_HEAD], _fresh(head[key])))
+            continue
         origin = ENCODER_TABLE if key == TABLE and TABLE not in tensors.shapes else key
         if tensors.shapes.get(origin) != shape:
             raise ReadingError(
@@ -115,6 +140,13 @@ def _whole(tensors: TensorReader, key: str):
     return parts
 
 
+def _fresh(weight: torch.Tensor):
+    def parts() -> Iterator[torch.Tensor]:
+        yield weight
+
+    return parts
+
+
 def _table(tensors: TensorReader, key: str, init: str):
     def parts() -> Iterator[torch.Tensor]:
         known = tensors.read(key, 0, MASK_ID)
@@ -134,6 +166,13 @@ def _table(tensors: TensorReader, key: str, init: str):
     help="What clean bytes enter the decoder as.  [default: as in the source]",
 )
 @click.option("--init", type=click.Choice(INITS), default="mean", show_default=True, help="Of the <mask> entry.")
+@click.option(
+    "--draft-head-size",
+    type=click.IntRange(0),
+    default=HEAD_SIZE,
+    show_default=True,
+    help="Width of the draft head's state; 0 for none.",
+)
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Of each file of weights.")
 def main(source: str, **options) -> None:
     """Prepare an FBLT without blocks for fine-tuning with the block loss."""

@@ -107,7 +107,7 @@ def plan_export(tensors: TensorReader, table: list[Link]) -> Plan:
         rows = link.part_shape[0]
         for i, key in enumerate(link.keys):
             entries.append(Entry(key, link.part_shape, tensors.dtypes[link.fblt], _cut(tensors, link.fblt, i, rows)))
-    rules = {re.escape(key): f"left out: {what}" for key, what in WITHOUT_COUNTERPART.items()}
+    rules = {pattern: f"left out: {what}" for pattern, what in WITHOUT_COUNTERPART.items()}
     return Plan(entries, _sort_out(tensors, {link.fblt for link in table}, rules))
 
 

@@ -118,7 +118,10 @@ TABLE: tuple[WeightName, ...] = (
 )
 
 # FBLT tensors that no BLT has, and what they are.
-WITHOUT_COUNTERPART = {"model.decoder.embed_tokens.weight": "the decoder's own byte table, which only blocks use"}
+WITHOUT_COUNTERPART = {
+    r"model\.decoder\.embed_tokens\.weight": "the decoder's own byte table, which only blocks use",
+    r"draft_head\..*": "a part of the draft head, which fills in blocks",
+}
 
 # Keys, as regular expressions, that carry no weights of the model.
 IGNORED = {

@@ -188,6 +188,7 @@ class BlockFiller:
             return scores, state.choose.pick(scores, None if noise is None else noise[:, i])
 
         masked = block.ids == state.lm.config.mask_token_id
+        state.count(draft_head_nfe=masked.any(1).long() * masked.shape[1])
         return state.lm.draft_head.fill(before, hidden, logits, block.ids, masked, choose)
 
     def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:

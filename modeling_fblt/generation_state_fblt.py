@@ -16,7 +16,8 @@ from .padding_fblt import RightPadded
 if TYPE_CHECKING:
     from .byte_choice_fblt import ByteChoice
 
-COUNTERS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "drafted", "accepted", "iterations")
+NETWORKS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe")
+COUNTERS = (*NETWORKS, "drafted", "accepted", "iterations")
 
 
 @dataclass

@@ -3,19 +3,20 @@
 \b
     fblt train-draft-head checkpoints/fblt-demo --data data/demo --output runs/demo-with-head
 
-A model that has a head already trains that one on. The data is what `fblt train` reads: a folder of documents or of
-packed rows; `--recipe` takes data, row length, limits and seed from a recipe instead. The folder that is written is
-complete, with the source's precision, and appears whole or not at all. Before and after, leading correct bytes of
-drafts are measured on the data's validation text.
+A model that has a head already trains that one on. The data is what `fblt train` reads: texts or packed rows;
+`--recipe` takes data, row length, limits and seed from a recipe instead. The folder that is written is complete, with
+the source's precision, and appears whole or not at all. Before and after, leading correct bytes of drafts are measured
+on the data's validation text.
 """
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import AutoConfig, set_seed
 
 from fblt.commands import Command
@@ -23,11 +24,10 @@ from fblt.files import appearing_folder
 from modeling_fblt import FBLTForCausalLM
 
 from .draft_head import block_states, train_head
-from .evaluation_drafts import draft_figures
-from .packed import is_packed
+from .evaluation.drafts import draft_figures
+from .evaluation.run_metrics import row_anchors
+from .packing.run_rows import rows_without_starts
 from .recipe import load_recipe
-from .run_metrics import row_anchors
-from .sequences import limit_sources, pack
 
 ROW_LENGTH = 512
 
@@ -50,22 +50,16 @@ def load_float32(source: str) -> tuple[FBLTForCausalLM, torch.dtype]:
     return model, dtype
 
 
-def data_rows(settings: dict, split: str) -> np.ndarray:
-    """One split's ids as rows `[rows, length]`; `settings` as in a recipe."""
-    data = settings["data"]
-    if not Path(data).is_dir():
-        raise ValueError(f"`data` {str(data)!r} is no folder: give documents or packed rows.")
-    texts = load_from_disk(str(data))[split]
-    if is_packed(data):
-        return np.stack(texts.with_format("numpy")["input_ids"][:])
-    limits = settings.get("max_bytes") if split == "train" else None
-    return pack(limit_sources(texts, limits, settings["seed"])["text"], settings["sequence_length"])
+def data_rows(settings: dict) -> dict[str, np.ndarray]:
+    """Both splits' ids as rows `[rows, length]`; `settings` as in a recipe. Texts are packed into a scratch folder."""
+    with TemporaryDirectory() as scratch:
+        return rows_without_starts(settings, Path(scratch), settings["sequence_length"])
 
 
-def leading_bytes(model: FBLTForCausalLM, rows: np.ndarray, places: int, seed: int) -> dict[str, dict[str, float]]:
-    """Leading correct bytes of each kind of draft: mean and standard error."""
+def leading_bytes(model: FBLTForCausalLM, rows: np.ndarray, count: int, seed: int) -> dict[str, dict[str, float]]:
+    """Leading correct bytes of each kind of draft at `count` anchors: mean and standard error."""
     ids = Dataset.from_dict({"input_ids": rows})
-    anchors = row_anchors(ids, places, model.config.block_size - 1, seed)
+    anchors = row_anchors(ids, count, model.config.block_size - 1, seed)
     if not anchors:
         raise ValueError("`data` has no validation document that is long enough to draft in.")
     found = draft_figures(model, anchors, batch_size=32, seed=seed)
@@ -96,7 +90,7 @@ def train_draft_head(
     output: Path,
     steps: int,
     blocks: int,
-    places: int,
+    anchors: int,
     fields: dict | None = None,
     batch_size: int = 256,
     learning_rate: float = 3e-3,
@@ -116,12 +110,12 @@ def train_draft_head(
         model.add_draft_head(**(fields or {}))
     elif fields:
         raise ValueError(f"`model` {source!r} has a draft head already: leave out {sorted(fields)}.")
-    train, held_out = (data_rows(settings, split) for split in ("train", "validation"))
-    before = leading_bytes(model, held_out, places, settings["seed"])
-    states = block_states(model, train, blocks, settings["seed"])
+    rows = data_rows(settings)
+    before = leading_bytes(model, rows["validation"], anchors, settings["seed"])
+    states = block_states(model, rows["train"], blocks, settings["seed"])
     history = train_head(model, states, steps, batch_size, learning_rate, settings["seed"])
     round_to(model, dtype)
-    after = leading_bytes(model, held_out, places, settings["seed"])
+    after = leading_bytes(model, rows["validation"], anchors, settings["seed"])
     save(model, dtype, output)
     tenth = max(steps // 10, 1)
     return {
@@ -134,7 +128,7 @@ def train_draft_head(
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("model")
-@click.option("--data", help="Folder of documents or packed rows; instead of the recipe's.")
+@click.option("--data", help="Texts, or packed rows; instead of the recipe's.")
 @click.option("--recipe", help="YAML recipe to take data, row length, limits and seed from.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--steps", type=click.IntRange(1), default=4000, show_default=True)
@@ -143,7 +137,7 @@ def train_draft_head(
 @click.option("--learning-rate", type=float, default=3e-3, show_default=True)
 @click.option("--hidden-size", type=click.IntRange(1), help="Of a fresh head; 128 when left out.")
 @click.option("--distillation", type=float, help="Of a fresh head: share of soft targets; 1 when left out.")
-@click.option("--places", type=click.IntRange(1), default=512, show_default=True, help="Places to measure drafts at.")
+@click.option("--anchors", type=click.IntRange(1), default=512, show_default=True, help="Anchors to measure drafts at.")
 @click.option("--row-length", type=click.IntRange(2), help=f"Bytes per row; the recipe's, or {ROW_LENGTH}.")
 @click.option("--seed", type=click.IntRange(0), help="The recipe's, or 0, when left out.")
 def main(

@@ -158,6 +158,22 @@ def build_blocks(
     )
 
 
+def draft_head_weight(blocks: Blocks, config) -> torch.Tensor:
+    """Weight of each masked position's loss under the draft head, `[batch, blocks, block_size]`; see
+    [`FBLTDraftHeadConfig`].
+    """
+    earlier = blocks.masked.long().cumsum(-1) - 1
+    return torch.exp(-earlier / config.draft_head_config.loss_decay) / config.block_fraction
+
+
+def bytes_before(ids: torch.Tensor, anchors: torch.Tensor, block_size: int) -> torch.Tensor:
+    """The true byte before each position of each block: ids `[batch, length]` and anchors `[batch, blocks]`, none of
+    them 0, give `[batch, blocks, block_size]`.
+    """
+    position = anchors[..., None] + torch.arange(block_size, device=ids.device) - 1
+    return ids.gather(1, position.clamp(min=0, max=ids.shape[1] - 1).flatten(1)).view_as(position)
+
+
 def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

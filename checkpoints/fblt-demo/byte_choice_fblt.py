@@ -21,11 +21,26 @@ class ByteChoice:
         self.utf8 = next((p for p in processors if getattr(p, "keeps_utf8", False)), None)
         self.blockwise = LogitsProcessorList([p for p in processors if p is not self.utf8])
 
-    def pick(self, scores: torch.Tensor) -> torch.Tensor:
-        """`[..., vocab]` scores -> `[...]` bytes."""
+    def pick(self, scores: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """`[..., vocab]` scores -> `[...]` bytes.
+
+        Args:
+            noise: of the scores' shape, see [`noise`]; fresh when None.
+        """
         if not self.do_sample:
             return scores.argmax(-1)
-        return self.draw(torch.softmax(scores.float(), dim=-1))
+        probabilities = torch.softmax(scores.float(), dim=-1)
+        return self.draw(probabilities) if noise is None else (probabilities / noise).argmax(-1)
+
+    def noise(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Random numbers to pick with, for logits of this shape; None where nothing is sampled.
+
+        The id of the largest `probability / noise` is distributed as the probabilities are, if noise is exponential.
+        """
+        if not self.do_sample:
+            return None
+        noise = torch.empty_like(logits, dtype=torch.float32).exponential_()
+        return noise.clamp_(min=torch.finfo(noise.dtype).tiny)
 
     @staticmethod
     def draw(probabilities: torch.Tensor) -> torch.Tensor:
@@ -37,10 +52,11 @@ class ByteChoice:
         state: GenerationState,
         logits: torch.Tensor,
         text: torch.Tensor,
-        drafted: int,
+        drafted: int | torch.Tensor,
         processors: LogitsProcessorList,
     ) -> torch.Tensor:
-        """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`.
+        """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`, one
+        number or `[batch]`.
 
         Processors count columns, but rows advance at their own pace, and have different numbers of them. So processors
         are called once per number of columns, and each row takes the call that shows it as plain decoding would.
@@ -57,6 +73,21 @@ class ByteChoice:
             return logits
         parts = [self.at(state, part, state.text, 0, self.blockwise) for part in logits.unbind(1)]
         return torch.stack(parts, dim=1)
+
+    def in_order(
+        self, state: GenerationState, logits: torch.Tensor, anchor: torch.Tensor, filled: torch.Tensor
+    ) -> torch.Tensor:
+        """Processed logits `[batch, vocab]` of a block's next position, which is offered the true bytes before it.
+
+        Args:
+            anchor: `[batch]`, where the block begins, at the latest after the known bytes.
+            filled: `[batch, n]`, its bytes before the position, known ones included.
+        """
+        if not self.processors:
+            return logits
+        n = filled.shape[1]
+        text = state.text.scatter(1, anchor[:, None] + torch.arange(n, device=anchor.device), filled)
+        return self.at(state, logits, text, (anchor + n - state.known).clamp(min=0), self.processors)
 
     def after(self, state: GenerationState, logits: torch.Tensor, draft: torch.Tensor, start: int = 0) -> torch.Tensor:
         """Processed logits after the known bytes and the first `start, start + 1, ...` bytes of a draft `[batch, r]`.

@@ -9,6 +9,7 @@ transformers' rotary embeddings read from the config.
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 PAD_ID, BOS_ID, EOS_ID, RESERVED_ID = 0, 1, 2, 3
 BYTE_OFFSET = 4  # byte b has id b + 4
@@ -223,12 +224,39 @@ class FBLTDecoderConfig(_CrossAttendingConfig):
         _check(self.input in DECODER_INPUTS, "fblt_decoder.input", self.input, f"choose one of {DECODER_INPUTS}")
 
 
+class FBLTDraftHeadConfig(PreTrainedConfig):
+    """The draft head: a recurrent cell that goes over a block from left to right and corrects its logits.
+
+    Args:
+        hidden_size: width of the cell's state.
+        distillation: share of its loss that is the divergence from the model's own next-byte distribution
+            (stop-gradient) instead of the negative log-likelihood of the byte.
+        loss_decay: the loss of a masked byte has the weight `exp(-k / loss_decay)` if `k` masked bytes stand before it
+            in its block: later bytes matter only where all earlier ones are right.
+    """
+
+    model_type = "fblt_draft_head"
+
+    vocab_size: int = VOCAB_SIZE
+    hidden_size: int = 128
+    distillation: float = 1.0
+    loss_decay: float = 4.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        name = self.model_type
+        _check(self.hidden_size > 0, f"{name}.hidden_size", self.hidden_size, "give a positive integer")
+        _check(0 <= self.distillation <= 1, f"{name}.distillation", self.distillation, "give a share between 0 and 1")
+        _check(self.loss_decay > 0, f"{name}.loss_decay", self.loss_decay, "give a positive number of bytes")
+
+
 class FBLTConfig(PreTrainedConfig):
     r"""
     Configuration of [`FBLTForCausalLM`]. The defaults are the paper's 1B geometry and objective.
 
     Args:
         patcher_config, encoder_config, global_config, decoder_config: sub-configs, or dicts of their fields.
+        draft_head_config: the draft head's, likewise; None for weights without one. It needs a `block_size`.
         cross_attn_k (`int`): slots of encoder width that a patch is pooled into, and slots of decoder width
             that a latent is split into.
         patching_mode (`str`): `"entropy"` (the patcher decides), `"static"` (every `patch_size` bytes) or `"space"`.
@@ -255,18 +283,27 @@ class FBLTConfig(PreTrainedConfig):
         distillation (`float`): share of the block loss that is the divergence from the model's own next-byte
             distribution (stop-gradient) instead of the negative log-likelihood of the byte: a softer target, which is
             also what verification compares drafts with.
+        draft_head_loss_weight (`float`): weight of the draft head's loss, where there is a head. It reaches the decoder
+            too; the block's own logits keep their own loss.
 
     Raises:
         ValueError: a field has a value that the model cannot express; the message names field, value and remedy.
     """
 
     model_type = "fblt"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache", "next_byte_loss", "diffusion_loss"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "past_key_values",
+        "cache",
+        "next_byte_loss",
+        "diffusion_loss",
+        "draft_head_loss",
+    ]
     sub_configs_defaults: ClassVar[dict] = {
         "patcher_config": FBLTPatcherConfig,
         "encoder_config": FBLTEncoderConfig,
         "global_config": FBLTGlobalConfig,
         "decoder_config": FBLTDecoderConfig,
+        "draft_head_config": SubConfigSpec(FBLTDraftHeadConfig, optional=True),
     }
     base_model_fsdp_plan: ClassVar[dict] = {
         "encoder.layers.*": "free_full_weight",
@@ -290,10 +327,12 @@ class FBLTConfig(PreTrainedConfig):
     block_fraction: float = 1.0
     random_anchor_fraction: float = 0.0
     distillation: float = 0.0
+    draft_head_loss_weight: float = 1.0
     patcher_config: dict | PreTrainedConfig | None = None
     encoder_config: dict | PreTrainedConfig | None = None
     global_config: dict | PreTrainedConfig | None = None
     decoder_config: dict | PreTrainedConfig | None = None
+    draft_head_config: dict | PreTrainedConfig | None = None
     pad_token_id: int | None = PAD_ID
     bos_token_id: int | None = BOS_ID
     eos_token_id: int | list[int] | None = EOS_ID
@@ -315,7 +354,8 @@ class FBLTConfig(PreTrainedConfig):
         for name in ("cross_attn_k", "patch_size"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "give an integer of at least 1")
         _check(0.0 < self.diffusion_t_min < 1.0, "diffusion_t_min", self.diffusion_t_min, "give a value in (0, 1)")
-        _check(self.diffusion_loss_weight >= 0.0, "diffusion_loss_weight", self.diffusion_loss_weight, "give 0 or more")
+        for name in ("diffusion_loss_weight", "draft_head_loss_weight"):
+            _check(getattr(self, name) >= 0.0, name, getattr(self, name), "give 0 or more")
         _check(
             self.max_patch_length is None or self.max_patch_length >= 1,
             "max_patch_length",
@@ -328,6 +368,12 @@ class FBLTConfig(PreTrainedConfig):
             "block_size",
             self.block_size,
             f"give 2 .. decoder_config.sliding_window ({window}) bytes, or None for a model without a block head",
+        )
+        _check(
+            self.draft_head_config is None or self.block_size is not None,
+            "draft_head_config",
+            self.draft_head_config,
+            "a draft head fills in blocks; give a block_size too, or None for a model without a head",
         )
         _check(
             self.decoder_config.input == "embedding"
@@ -360,6 +406,7 @@ class FBLTConfig(PreTrainedConfig):
 __all__ = [
     "FBLTConfig",
     "FBLTDecoderConfig",
+    "FBLTDraftHeadConfig",
     "FBLTEncoderConfig",
     "FBLTGlobalConfig",
     "FBLTPatcherConfig",

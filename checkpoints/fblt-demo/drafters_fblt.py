@@ -8,7 +8,7 @@ from .forward_steps_fblt import Block, draft_block, draft_byte
 from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
 from .generation_state_fblt import Draft, GenerationState
-from .unmasking_fblt import by_confidence, by_entropy, in_one_step
+from .unmasking_fblt import IN_ORDER, by_confidence, by_entropy, from_left, in_one_step
 from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
 
 
@@ -107,6 +107,9 @@ class BlockFiller:
 
     The block begins at the carried byte. With `block_anchor="patch"` it begins where the carried byte's patch does, as
     blocks of training do, provided that the patch's known bytes leave room in it.
+
+    A draft head, where there is one, chooses the bytes from left to right, each given those before it. Unmasking by
+    confidence or entropy fills positions in any order, so it takes the block's own logits.
     """
 
     def __init__(self, settings: DecodingSettings, closes_patch: bool):
@@ -138,22 +141,28 @@ class BlockFiller:
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=1)
         given = state.known - block.anchor  # known bytes in the block
+        in_order = self.settings.unmasking in IN_ORDER
         utf8 = self._allowed_first(state)
         record = {name: None for name in state.record}
         proposals = confidence = None
         while True:
             masked = block.ids == mask_id
             logits = scores = lm.byte_logits(hidden)
-            if utf8 is not None:
-                first = torch.arange(masked.shape[1], device=given.device) == given[:, None]
-                scores = scores.masked_fill(first[..., None] & ~utf8[:, None], -torch.inf)
-            scores = state.choose.in_block(state, scores)
-            byte = state.choose.pick(scores)
+            if in_order and self.settings.draft_head:
+                byte, logits, scores = self._from_left(state, block, hidden, logits)
+            else:
+                if utf8 is not None:
+                    first = torch.arange(masked.shape[1], device=given.device) == given[:, None]
+                    scores = scores.masked_fill(first[..., None] & ~utf8[:, None], -torch.inf)
+                scores = state.choose.in_block(state, scores)
+                byte = state.choose.pick(scores)
             probabilities = torch.softmax(scores.float(), dim=-1)
             now = self._unmask(probabilities, masked)
             block.ids = torch.where(now, byte, block.ids)
-            # A single step draws each byte from a known distribution; after several, what led to it is forgotten.
-            proposals = probabilities if self.settings.unmasking == "one_step" and state.choose.do_sample else None
+            # In order, a byte is drawn from a distribution that only the bytes before it decide. In any other, what led
+            # to it is forgotten.
+            if in_order and state.choose.do_sample:
+                proposals = _where(now[..., None], probabilities, proposals)
             confidence = _where(now, probabilities.amax(-1), confidence)
             record = {
                 name: _where(now[..., None], scores if name == "scores" else logits, record[name]) for name in record
@@ -165,6 +174,22 @@ class BlockFiller:
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
         return self._after_known(state, block, given, proposals, confidence, record)
+
+    @staticmethod
+    def _from_left(
+        state: GenerationState, block: Block, hidden: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The draft head's bytes, its logits and their processed scores at all positions, from left to right."""
+        before = state.text.gather(1, (block.anchor - 1).clamp(min=0)[:, None])[:, 0]
+        noise = state.choose.noise(logits)
+
+        def choose(corrected: torch.Tensor, i: int, filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores = state.choose.in_order(state, corrected, block.anchor, filled)
+            return scores, state.choose.pick(scores, None if noise is None else noise[:, i])
+
+        masked = block.ids == state.lm.config.mask_token_id
+        state.count(draft_head_nfe=masked.any(1).long() * masked.shape[1])
+        return state.lm.draft_head.fill(before, hidden, logits, block.ids, masked, choose)
 
     def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:
         """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
@@ -186,6 +211,8 @@ class BlockFiller:
         """Positions to unmask now, `[batch, block_size]`."""
         if self.settings.unmasking == "confidence":
             return by_confidence(probabilities.amax(-1), masked, self.settings.confidence_threshold)
+        if self.settings.unmasking == "sequential":
+            return from_left(probabilities.amax(-1), masked, self.settings.confidence_threshold)
         if self.settings.unmasking == "entropy":
             entropy = -torch.xlogy(probabilities, probabilities).sum(-1)
             return by_entropy(entropy, masked, self.settings.entropy_bound)

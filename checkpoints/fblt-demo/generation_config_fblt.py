@@ -29,9 +29,13 @@ class DecodingSettings:
         draft_cost: what one more drafted byte costs, a round without a draft being 1: what `"auto"` weighs acceptance
             against. When None, for `"blt-s"` the share of the parameters that a drafted byte reads, for blocks 0.01.
         draft_confidence: a verified draft ends before the first byte whose likeliest choice has less probability.
-        unmasking: `"confidence"`, `"entropy"` or `"one_step"`; when None, one step for `"blt-dv"`, which was fastest in
-            the paper, and confidence for `"blt-d"`.
-        confidence_threshold: top probability above which confidence unmasking fills a position in.
+        unmasking: `"one_step"`, `"sequential"` (per decoder call the leading bytes that are sure enough, at least one),
+            `"confidence"` or `"entropy"` (positions in any order); when None, one step for `"blt-dv"`, which was
+            fastest in the paper, and for `"blt-d"` sequential with a draft head and confidence without.
+        draft_head: whether the draft head chooses the bytes of blocks, if there is one when None. It goes from left to
+            right: unmasking in any other order does without it.
+        confidence_threshold: top probability above which confidence unmasking fills a position in, and which
+            sequential unmasking asks of every byte after the first.
         entropy_bound: cumulative entropy, in nats, that entropy-bounded unmasking may spend per step.
         block_anchor: where a block begins: at the carried `"byte"`, or at the start of the `"patch"` that holds it,
             where blocks stand in training, with the patch's known bytes unmasked.
@@ -49,6 +53,7 @@ class DecodingSettings:
     draft_cost: float | None = None
     draft_confidence: float | None = None
     unmasking: str | None = None
+    draft_head: bool | None = None
     confidence_threshold: float = 0.7
     entropy_bound: float = 1.0
     block_anchor: str = "byte"
@@ -69,8 +74,11 @@ class DecodingSettings:
         settings._check(config)
         if settings.block_size is None:
             settings.block_size = config.block_size
+        if settings.draft_head is None:
+            settings.draft_head = config.draft_head_config is not None
         if settings.unmasking is None:
-            settings.unmasking = "one_step" if settings.decoding == "blt-dv" else "confidence"
+            in_steps = "sequential" if settings.draft_head else "confidence"
+            settings.unmasking = "one_step" if settings.decoding == "blt-dv" else in_steps
         return settings
 
     def adapts(self) -> bool:
@@ -122,6 +130,11 @@ class DecodingSettings:
             raise ValueError(
                 f"`decoding` is {self.decoding!r}, but this checkpoint was not trained with blocks (its "
                 "`block_size` is None): use 'blt-s' or 'ar', or fine-tune it with the block loss first."
+            )
+        if self.draft_head and config.draft_head_config is None:
+            raise ValueError(
+                "`draft_head` is True, but this checkpoint has no draft head (its `draft_head_config` is None): leave "
+                "it None, or train a head for the checkpoint with `fblt train-draft-head`."
             )
         if self.block_size == AUTO:
             if self.decoding == "blt-d":

@@ -55,6 +55,7 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput, BothCacheNames):
         cache, past_key_values: the KV cache, by both names. It holds all bytes but the last of each row: to go on, give
             it together with the whole sequence so far.
         decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
+        draft_head_nfe: steps of the draft head, one for each position of a block.
         drafted, accepted: bytes drafted, and how many of them were kept.
         iterations: rounds of the loop.
         acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
@@ -64,6 +65,7 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput, BothCacheNames):
     encoder_nfe: torch.Tensor | None = None
     global_nfe: torch.Tensor | None = None
     patcher_nfe: torch.Tensor | None = None
+    draft_head_nfe: torch.Tensor | None = None
     drafted: torch.Tensor | None = None
     accepted: torch.Tensor | None = None
     iterations: torch.Tensor | None = None

@@ -1,8 +1,9 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """FBLT with its byte head: logits, the two losses of training, and `generate`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,19 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from .base_model_fblt import FBLTModel, FBLTPatchOutput, refuse, returns_dict
-from .block_loss_fblt import IGNORED, block_loss, build_blocks, next_byte_loss
+from .block_loss_fblt import (
+    IGNORED,
+    Blocks,
+    block_loss,
+    build_blocks,
+    bytes_before,
+    draft_head_weight,
+    next_byte_loss,
+)
 from .cache_fblt import FBLTCache
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache
-from .configuration_fblt import FBLTConfig
+from .configuration_fblt import FBLTConfig, FBLTDraftHeadConfig
+from .draft_head_fblt import FBLTDraftHead
 from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
 from .layers_fblt import linear
@@ -28,11 +38,11 @@ class FBLTCausalLMOutput(BothCacheNames):
     """Output of [`FBLTForCausalLM`].
 
     Args:
-        loss: with labels; in train mode `next_byte_loss + diffusion_loss_weight * diffusion_loss`, in eval mode the
-            next-byte loss. Nats per target byte.
+        loss: with labels; in train mode `next_byte_loss + diffusion_loss_weight * diffusion_loss`, and with a draft
+            head `+ draft_head_loss_weight * draft_head_loss`; in eval mode the next-byte loss. Nats per target byte.
         logits: `[batch, length, vocab]`, of the byte after each position.
         cache, past_key_values, hidden_states, attentions: see [`FBLTModelOutput`].
-        next_byte_loss, diffusion_loss: the two terms, in train mode.
+        next_byte_loss, diffusion_loss, draft_head_loss: the terms, in train mode.
     """
 
     loss: torch.Tensor | None = None
@@ -45,6 +55,7 @@ class FBLTCausalLMOutput(BothCacheNames):
     attentions: tuple[torch.Tensor, ...] | None = None
     next_byte_loss: torch.Tensor | None = None
     diffusion_loss: torch.Tensor | None = None
+    draft_head_loss: torch.Tensor | None = None
 
 
 class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
@@ -57,6 +68,8 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         super().__init__(config)
         self.model = FBLTModel(config)
         self.lm_head = linear(config.decoder_config.hidden_size, config.vocab_size, scale=0.3)
+        head = config.draft_head_config
+        self.draft_head = None if head is None else FBLTDraftHead(head, config.decoder_config.hidden_size)
         self.post_init()
         self.generation_config = FBLTGenerationConfig.for_model(config)
         self._use_cache = config.use_cache
@@ -69,6 +82,36 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
+
+    def add_draft_head(self, **fields: Any) -> None:
+        """Gives the model a fresh draft head, which changes nothing until it is trained.
+
+        Args:
+            fields: of [`FBLTDraftHeadConfig`].
+
+        Raises:
+            ValueError: the model has a head already, or no blocks.
+        """
+        if self.draft_head is not None:
+            raise ValueError("The model has a draft head already: train that one.")
+        if self.config.block_size is None:
+            raise ValueError(
+                "`block_size` is None: a draft head fills in blocks, for which this model was not trained."
+            )
+        self.config.draft_head_config = FBLTDraftHeadConfig(**fields)
+        head = FBLTDraftHead(self.config.draft_head_config, self.config.decoder_config.hidden_size)
+        for module in head.modules():
+            self._init_weights(module)
+        self.draft_head = head.to(self.lm_head.weight)
+
+    def train(self, mode: bool = True) -> "FBLTForCausalLM":
+        super().train(mode)
+        if self.draft_head is not None and not self._trains_draft_head():
+            self.draft_head.requires_grad_(False)  # no gradient reaches it
+        return self
+
+    def _trains_draft_head(self) -> bool:
+        return self.draft_head is not None and self.config.draft_head_loss_weight > 0
 
     def save_pretrained(self, save_directory, *args, **kwargs) -> None:
         """Saves weights, configs, code, and the byte tokenizer, unless the folder holds a tokenizer already: one that
@@ -138,7 +181,8 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             raise ValueError(
                 "`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache."
             )
-        trains_blocks = self.training and self.config.block_size is not None and self.config.diffusion_loss_weight > 0
+        trains_blocks = self.training and self.config.block_size is not None
+        trains_blocks = trains_blocks and (self.config.diffusion_loss_weight > 0 or self._trains_draft_head())
         if has_labels and trains_blocks:
             _refuse_records(self.config, kwargs)
             result = self._train_step(
@@ -166,7 +210,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         return result if return_dict else result.to_tuple()
 
     def _train_step(self, rows: RightPadded, labels, shift_labels, starts, count) -> FBLTCausalLMOutput:
-        """Both terms of the loss from one decoder call (Eq. 5-7)."""
+        """All terms of the loss from one decoder call (Eq. 5-7)."""
         model, config = self.model, self.config
         targets = next_byte_targets(rows, labels, shift_labels)
         chunk = model.begin_chunk(rows.ids, rows.lengths, None)
@@ -176,17 +220,45 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         blocks = build_blocks(
             rows.ids, targets, chunk.starts[:, :-1], chunk.document_start[:, :-1], rows.lengths, config
         )
-        clean, drafted = model.decode_with_blocks(chunk, states, latents, blocks)
+        # The draft head reads a block's known positions too.
+        asked = blocks.masked
+        if self._trains_draft_head():
+            asked = blocks.present & blocks.masked.any(-1, keepdim=True)
+        clean, hidden = model.decode_with_blocks(chunk, states, latents, replace(blocks, masked=asked))
         logits = self.byte_logits(clean)
+        drafted = self.byte_logits(hidden if asked is blocks.masked else hidden[blocks.masked[asked]])
         count = _target_count(targets, count)
         next_byte = next_byte_loss(logits, targets) / count
-        diffusion = block_loss(self.byte_logits(drafted), logits, blocks, config.distillation) / count
-        return FBLTCausalLMOutput(
+        diffusion = block_loss(drafted, logits, blocks, config.distillation) / count
+        result = FBLTCausalLMOutput(
             loss=next_byte + config.diffusion_loss_weight * diffusion,
             logits=rows.restore(logits),
             next_byte_loss=next_byte.detach(),
             diffusion_loss=diffusion.detach(),
         )
+        if self._trains_draft_head():
+            corrected = drafted + self._corrections(rows.ids, blocks, asked, hidden)
+            weighted = replace(blocks, weight=draft_head_weight(blocks, config))
+            loss = block_loss(corrected, logits, weighted, config.draft_head_config.distillation) / count
+            result.loss = result.loss + config.draft_head_loss_weight * loss
+            result.draft_head_loss = loss.detach()
+        return result
+
+    def _corrections(
+        self, ids: torch.Tensor, blocks: Blocks, asked: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """The draft head's corrections at masked positions given the true bytes before them, `[positions, vocab]`.
+
+        Args:
+            ids: `[batch, length]`, the clean rows.
+            asked: `[batch, blocks, block_size]`, the positions that `hidden` `[asked positions, width]` is of: whole
+                blocks, as far as they are present.
+        """
+        used = asked.any(-1)
+        whole = hidden.new_zeros(*asked[used].shape, hidden.shape[-1]).index_put((asked[used],), hidden)
+        before = bytes_before(ids, blocks.anchors, asked.shape[-1])[used]
+        masked = blocks.masked[used]
+        return self.draft_head.correction(self.draft_head(before, whole)[masked], whole[masked])
 
 
 def _refuse_records(config: FBLTConfig, kwargs: dict) -> None:

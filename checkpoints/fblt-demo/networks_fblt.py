@@ -55,7 +55,13 @@ class FBLTPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if (std := getattr(module, "init_std", None)) is not None:
+        if isinstance(module, nn.GRUCell):
+            for weight in module.parameters():
+                init.uniform_(weight, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
+        std = getattr(module, "init_std", None)
+        if std == 0:
+            init.zeros_(module.weight)
+        elif std is not None:
             init.trunc_normal_(module.weight, mean=0.0, std=std, a=-3 * std, b=3 * std)
         if isinstance(module, FBLTHashEmbedding):
             module.fill_primes()

@@ -7,7 +7,9 @@ to unmask now: at least one in every row that has a masked position left.
 
 import torch
 
-UNMASKING = ("confidence", "entropy", "one_step")
+UNMASKING = ("confidence", "entropy", "one_step", "sequential")
+# Rules under which what is filled in depends on the bytes before it alone: a byte's distribution is known then.
+IN_ORDER = ("one_step", "sequential")
 
 
 def _or_best(chosen: torch.Tensor, score: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
@@ -35,6 +37,17 @@ def by_entropy(entropy: torch.Tensor, masked: torch.Tensor, bound: float) -> tor
     within = ordered.cumsum(1) <= bound
     chosen = torch.zeros_like(masked).scatter(1, order, within) & masked
     return _or_best(chosen, -entropy, masked)
+
+
+def from_left(confidence: torch.Tensor, masked: torch.Tensor, threshold: float) -> torch.Tensor:
+    """The leading masked positions whose top probability reaches `threshold`, and at least the first.
+
+    Args:
+        confidence: `[batch, block_size]`, probability of the most likely byte.
+    """
+    sure = ~masked | (confidence >= threshold)
+    first = masked & (masked.long().cumsum(1) == 1)
+    return masked & ((sure | first).long().cumprod(1) == 1)
 
 
 def in_one_step(masked: torch.Tensor) -> torch.Tensor:

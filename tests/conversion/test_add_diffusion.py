@@ -6,6 +6,8 @@ import torch
 from fblt.conversion.add_diffusion import add_diffusion, main
 from fblt.conversion.config_fields import ConfigError
 from fblt.conversion.convert_blt import convert
+from fblt.conversion.export_blt import export
+from safetensors.torch import load_file
 
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 
@@ -36,13 +38,43 @@ def test_next_byte_logits_stay_exactly_as_they_are(source, init, tmp_path):
         torch.testing.assert_close(table[260], table[:260].mean(0), atol=1e-6, rtol=0)
 
 
+def test_a_fresh_draft_head_is_added_which_changes_nothing(source, tmp_path):
+    add_diffusion(source, tmp_path / "out", block_size=4)
+    add_diffusion(source, tmp_path / "without", block_size=4, draft_head_size=0)
+    headed, plain = (FBLTForCausalLM.from_pretrained(tmp_path / name).eval() for name in ("out", "without"))
+    assert plain.draft_head is None and headed.config.draft_head_config.hidden_size == 128
+    assert not headed.draft_head.output_projection.weight.any() and headed.draft_head.cell.weight_hh.std() > 0.01
+    assert all(torch.equal(headed.state_dict()[name], value) for name, value in plain.state_dict().items())
+    texts = []
+    for model in (headed, plain):
+        torch.manual_seed(0)
+        own = {"decoding": "blt-d", "unmasking": "one_step", "max_new_tokens": 12, "do_sample": True}
+        texts.append(model.generate(random_ids(40), **own))
+    assert torch.equal(*texts)
+
+
+def test_what_blocks_need_is_left_out_on_the_way_back(tmp_path):
+    write_training(tmp_path / "blt")
+    convert(str(tmp_path / "blt"), tmp_path / "source", validate=False)
+    add_diffusion(tmp_path / "source", tmp_path / "out", block_size=4)
+    notes = export(tmp_path / "out", tmp_path / "back", "transformers")
+    assert any("draft_head" in note and "left out" in note for note in notes)
+    export(tmp_path / "source", tmp_path / "direct", "transformers")
+    back, direct = (load_file(tmp_path / name / "model.safetensors") for name in ("back", "direct"))
+    assert back.keys() == direct.keys() and all(torch.equal(back[name], direct[name]) for name in back)
+
+
 def test_it_trains_and_drafts(source, tmp_path):
     add_diffusion(source, tmp_path / "out", block_size=4)
     model, ids = FBLTForCausalLM.from_pretrained(tmp_path / "out"), random_ids(40)
     model.train()
     output = model(ids, labels=ids)
     output.loss.backward()
-    assert output.diffusion_loss > 0 and model.model.decoder.embed_tokens.weight.grad[260].abs().sum() > 0
+    assert (
+        output.draft_head_loss > 0
+        and output.diffusion_loss > 0
+        and model.model.decoder.embed_tokens.weight.grad[260].abs().sum() > 0
+    )
     model.eval()
     settings = {"max_new_tokens": 12, "do_sample": False}
     texts = [model.generate(ids, decoding=decoding, **settings).tolist() for decoding in ("ar", "blt-dv")]

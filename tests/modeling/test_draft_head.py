@@ -15,7 +15,7 @@ from modeling_fblt.configuration_fblt import BYTE_OFFSET, MASK_ID, FBLTConfig
 from modeling_fblt.draft_head_fblt import FBLTDraftHead
 from modeling_fblt.forward_steps_fblt import Block, draft_block, feed
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
-from tests.modeling.decoding import NEVER, generated, left_padded, prompts, shared_model
+from tests.modeling.naive_decoding import NEVER, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_config, tiny_model
 from tests.thorough import cases
 
@@ -184,6 +184,8 @@ def test_sequential_unmasking_takes_as_many_calls_as_it_is_unsure():
         more = {"max_new_tokens": NEW, "eos_token_id": NEVER, "return_dict_in_generate": True}
         output = model_with_head().generate(**left_padded(prompts()), **own, **more)
         calls.append(output.decoder_nfe)
+        # The head goes over the whole block in each of its calls.
+        assert torch.equal(output.draft_head_nfe, BLOCK * output.decoder_nfe)
         if threshold == 0.0:
             assert torch.equal(output.decoder_nfe, output.iterations)  # one step
         if threshold == 1.0:

@@ -155,7 +155,7 @@ def call(*arguments) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-SMALL = ("--steps", 3, "--blocks", 40, "--places", 8, "--batch-size", 8)
+SMALL = ("--steps", 3, "--blocks", 40, "--anchors", 8, "--batch-size", 8)
 
 
 def test_the_command_writes_a_whole_folder_in_the_sources_precision(folder):
@@ -212,7 +212,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(folder, tmp_path):
         "`--data` or `--recipe`": (folder / "model", "--output", tmp_path / "out"),
         "`model`": (tmp_path / "nowhere", *data, "--output", tmp_path / "out"),
         "block_size": (tmp_path / "plain", *data, "--output", tmp_path / "out"),
-        "no folder": (folder / "model", "--data", tmp_path / "nowhere", "--output", tmp_path / "out"),
+        "nowhere": (folder / "model", "--data", tmp_path / "nowhere", "--output", tmp_path / "out"),
         "stays": (folder / "model", *data, "--output", tmp_path / "notes"),
     }
     for message, arguments in cases.items():

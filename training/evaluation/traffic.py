@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-COMPONENTS = ("patcher", "encoder", "global", "decoder")
+COMPONENTS = ("patcher", "encoder", "global", "decoder", "draft_head")
 
 
 def component_parameters(model: nn.Module) -> dict[str, int]:
@@ -18,13 +18,14 @@ def component_parameters(model: nn.Module) -> dict[str, int]:
         model: an `FBLTForCausalLM`.
 
     Returns:
-        One count per name in `COMPONENTS`; 0 for a patcher that the model does not have (other patching modes).
+        One count per name in `COMPONENTS`; 0 for a patcher or a draft head that the model does not have.
     """
     networks = {
         "patcher": [model.model.patcher],
         "encoder": [model.model.encoder],
         "global": [model.model.global_transformer],
         "decoder": [model.model.decoder, model.lm_head],
+        "draft_head": [getattr(model, "draft_head", None)],  # whose step reads all of it
     }
     return {name: sum(read_per_call(part) for part in parts if part is not None) for name, parts in networks.items()}
 
@@ -44,7 +45,9 @@ def calls(output: Any) -> dict[str, float]:
     Returns:
         One count per name in `COMPONENTS`.
     """
-    return {name: float(getattr(output, f"{name}_nfe").sum()) for name in COMPONENTS}
+    # A model may carry code from before there were draft heads.
+    found = {name: getattr(output, f"{name}_nfe", None) for name in COMPONENTS}
+    return {name: 0.0 if count is None else float(count.sum()) for name, count in found.items()}
 
 
 def traffic_gb(
@@ -57,7 +60,7 @@ def traffic_gb(
 
     It supposes that reading parameters is what decoding waits for: one row, and a small cache. As in the paper, the
     encoder is counted with the global transformer. That leaves out the calls that the small encoder makes alone: here
-    it also runs on bytes that complete no patch, most of all under `ar`.
+    it also runs on bytes that complete no patch, most of all under `ar`. Every step of a draft head counts.
 
     Args:
         calls: see [`calls`]; counts for a whole generation, or per byte for the traffic of one byte.
@@ -66,6 +69,7 @@ def traffic_gb(
         with_patcher: add the calls of the entropy model, which the paper leaves out.
     """
     read = calls["decoder"] * parameters["decoder"] + calls["global"] * (parameters["encoder"] + parameters["global"])
+    read += calls.get("draft_head", 0) * parameters.get("draft_head", 0)
     if with_patcher:
         read += calls["patcher"] * parameters["patcher"]
     return bytes_per_parameter * read / 1e9

@@ -33,6 +33,7 @@ class Counters:
     encoder_nfe: torch.Tensor
     global_nfe: torch.Tensor
     patcher_nfe: torch.Tensor
+    draft_head_nfe: torch.Tensor
     drafted: torch.Tensor
     accepted: torch.Tensor
     iterations: torch.Tensor
@@ -41,7 +42,12 @@ class Counters:
     @classmethod
     def joined(cls, outputs: Sequence) -> "Counters":
         """The counters of several batches."""
-        return cls(**{name: torch.cat([getattr(o, name) for o in outputs]).cpu() for name in cls.__dataclass_fields__})
+        return cls(**{name: torch.cat([cls._of(o, name) for o in outputs]).cpu() for name in cls.__dataclass_fields__})
+
+    @staticmethod
+    def _of(output, name: str) -> torch.Tensor:
+        """An output's counter; zeros where the model's code knows no draft heads."""
+        return torch.zeros_like(output.iterations) if not hasattr(output, name) else getattr(output, name)
 
     def first(self, rows: int) -> "Counters":
         """The counters of the first `rows` rows."""
