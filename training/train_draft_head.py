@@ -17,11 +17,11 @@ import click
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from fblt.commands import Command
 from fblt.files import appearing_folder
-from modeling_fblt import FBLTForCausalLM
+from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 from .draft_head import block_states, train_head
 from .evaluation.drafts import draft_figures
@@ -40,14 +40,14 @@ def load_float32(source: str) -> tuple[FBLTForCausalLM, torch.dtype]:
     """
     if not (Path(source) / "config.json").is_file():
         raise ValueError(f"`model` {source!r} holds no config.json: give the folder of a saved FBLT.")
-    dtype = AutoConfig.from_pretrained(source).dtype or torch.float32
-    model = FBLTForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    if model.config.block_size is None:
+    config = FBLTConfig.from_pretrained(source)
+    if config.block_size is None:
         raise ValueError(
             f"`model` {source!r} was not trained with blocks (its `block_size` is None), which a draft head fills in: "
             "fine-tune it with the block loss first."
         )
-    return model, dtype
+    model = FBLTForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    return model, config.dtype or torch.float32
 
 
 def data_rows(settings: dict) -> dict[str, np.ndarray]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
 
 pytest.importorskip("datasets")
 
 from fblt.training.draft_head import BlockStates, block_states, head_loss, random_blocks, train_head  # noqa: E402
+from fblt.training.run import load_initial  # noqa: E402
 from fblt.training.train_draft_head import main  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -20,6 +20,7 @@ from modeling_fblt import FBLTConfig, FBLTForCausalLM  # noqa: E402
 from modeling_fblt.cache_fblt import FBLTCache  # noqa: E402
 from modeling_fblt.configuration_fblt import MASK_ID  # noqa: E402
 from modeling_fblt.forward_steps_fblt import Block, draft_block, feed  # noqa: E402
+from tests.cli import refusal, succeed  # noqa: E402
 from tests.modeling.tiny import BLOCK, packed_row, tiny_model  # noqa: E402
 from tests.training.runs import LENGTH, MODEL, write_data, write_recipe  # noqa: E402
 
@@ -149,20 +150,13 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def call(*arguments) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
-
-
 SMALL = ("--steps", 3, "--blocks", 40, "--anchors", 8, "--batch-size", 8)
 
 
 def test_the_command_writes_a_whole_folder_in_the_sources_precision(folder):
     output = folder / "with-head"
     options = ("--data", folder / "data", "--output", output, "--row-length", LENGTH, "--hidden-size", 8, *SMALL)
-    code, text = call(folder / "model", *options)
-    assert code == 0, text
+    text = succeed(main, folder / "model", *options)
     report = json.loads(text[text.index("{\n") :])
     assert report["blocks"] == 40 and report["loss"]["last"] > 0
     assert set(report["after"]) == {"one_step", "head", "blt-s", "ar"}
@@ -181,21 +175,17 @@ def test_the_command_writes_a_whole_folder_in_the_sources_precision(folder):
     assert loaded.generate(torch.tensor([[1, 70, 80]]), max_new_tokens=5, do_sample=False).shape == (1, 8)
 
     again = folder / "trained-on"
-    code, text = call(output, "--data", folder / "data", "--output", again, "--row-length", LENGTH, *SMALL)
-    assert code == 0, text
-    code, text = call(output, "--data", folder / "data", "--output", again, "--hidden-size", 8, *SMALL)
-    assert code == 1 and "already" in text
+    succeed(main, output, "--data", folder / "data", "--output", again, "--row-length", LENGTH, *SMALL)
+    own_size = (output, "--data", folder / "data", "--output", again, "--hidden-size", 8, *SMALL)
+    assert "already" in refusal(main, *own_size)
 
 
 def test_a_recipe_gives_the_data_and_a_recipe_can_train_a_head_with_the_rest(folder):
     recipe = write_recipe(folder, "recipe")
-    code, text = call(folder / "float32", "--recipe", recipe, "--output", folder / "by-recipe", *SMALL)
-    assert code == 0, text
+    succeed(main, folder / "float32", "--recipe", recipe, "--output", folder / "by-recipe", *SMALL)
     # Weights without a head get a fresh one where a recipe has one.
     settings = yaml.safe_load(recipe.read_text())
     settings["model"] = {"draft_head_config": {"hidden_size": 6}, "draft_head_loss_weight": 0.5}
-    from fblt.training.run import load_initial
-
     model = load_initial(str(folder / "float32"), settings["model"])
     assert model.draft_head is not None and model.config.draft_head_loss_weight == 0.5
     with pytest.raises(ValueError, match=r"draft_head_config\.hidden_size"):
@@ -216,6 +206,5 @@ def test_what_cannot_be_trained_is_refused_before_any_work(folder, tmp_path):
         "stays": (folder / "model", *data, "--output", tmp_path / "notes"),
     }
     for message, arguments in cases.items():
-        code, text = call(*arguments)
-        assert code == 1 and message in text and text.startswith("Error: "), (message, text)
+        assert message in refusal(main, *arguments)
     assert not (tmp_path / "out").exists() and (tmp_path / "notes" / "a.txt").read_text() == "mine"

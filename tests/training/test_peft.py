@@ -118,3 +118,18 @@ def test_the_trainer_changes_adapters_and_nothing_else(tmp_path):
         assert torch.equal(weight, before[name]) == ("lora_" not in name), name
     trainer.save_model(str(tmp_path / "adapter"))
     assert set(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+
+
+def test_a_draft_head_takes_adapters_and_trains_through_them():
+    base = tiny_model()
+    base.add_draft_head(hidden_size=8)
+    base.draft_head.output_projection.weight.data.normal_(std=0.3)
+    model, ids = adapted(base).train(), random_rows(2, 60)
+    output = model(input_ids=ids, labels=ids, return_dict=True)
+    output.loss.backward()
+    found = [weight.grad for name, weight in model.named_parameters() if "draft_head" in name and "lora_" in name]
+    assert output.draft_head_loss > 0 and len(found) == 8  # two for each of its four linear maps
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in found)
+    drafted = {"max_new_tokens": 8, "do_sample": False, "decoding": "blt-d"}
+    text = model.eval().generate(input_ids=ids[:, :20], **drafted)
+    assert torch.equal(model.merge_and_unload().generate(ids[:, :20], **drafted), text)
