@@ -13,6 +13,7 @@ pytest.importorskip("datasets")
 
 from fblt.training.draft_head import BlockStates, block_states, head_loss, random_blocks, train_head  # noqa: E402
 from fblt.training.run import load_initial  # noqa: E402
+from fblt.training.running.optimizers import build_optimizer  # noqa: E402
 from fblt.training.train_draft_head import main  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -208,3 +209,12 @@ def test_what_cannot_be_trained_is_refused_before_any_work(folder, tmp_path):
     for message, arguments in cases.items():
         assert message in refusal(main, *arguments)
     assert not (tmp_path / "out").exists() and (tmp_path / "notes" / "a.txt").read_text() == "mine"
+
+
+def test_under_muon_the_heads_matrices_go_to_adamw():
+    model = tiny_model()
+    model.add_draft_head(hidden_size=8)
+    parts = build_optimizer(model, name="muon").parts
+    found = {name: {id(w) for group in part.param_groups for w in group["params"]} for name, part in parts.items()}
+    head = {id(weight) for weight in model.draft_head.parameters()}
+    assert head <= found["adamw"] and not head & found["muon"]
