@@ -52,11 +52,10 @@ class ByteChoice:
         state: GenerationState,
         logits: torch.Tensor,
         text: torch.Tensor,
-        drafted: int | torch.Tensor,
+        drafted: int,
         processors: LogitsProcessorList,
     ) -> torch.Tensor:
-        """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`, one
-        number or `[batch]`.
+        """Processed logits `[batch, vocab]` of the byte that follows the known bytes and `drafted` more of `text`.
 
         Processors count columns, but rows advance at their own pace, and have different numbers of them. So processors
         are called once per number of columns, and each row takes the call that shows it as plain decoding would.
@@ -75,19 +74,23 @@ class ByteChoice:
         return torch.stack(parts, dim=1)
 
     def in_order(
-        self, state: GenerationState, logits: torch.Tensor, anchor: torch.Tensor, filled: torch.Tensor
+        self, state: GenerationState, logits: torch.Tensor, anchor: torch.Tensor, filled: torch.Tensor, known: list[int]
     ) -> torch.Tensor:
         """Processed logits `[batch, vocab]` of a block's next position, which is offered the true bytes before it.
 
         Args:
             anchor: `[batch]`, where the block begins, at the latest after the known bytes.
             filled: `[batch, n]`, its bytes before the position, known ones included.
+            known: the numbers of known bytes that there are in the rows' blocks.
         """
         if not self.processors:
             return logits
-        n = filled.shape[1]
+        n, result = filled.shape[1], logits.float()
         text = state.text.scatter(1, anchor[:, None] + torch.arange(n, device=anchor.device), filled)
-        return self.at(state, logits, text, (anchor + n - state.known).clamp(min=0), self.processors)
+        for count in known:
+            scores = self.at(state, logits, text, max(n - count, 0), self.processors)
+            result = torch.where((state.known - anchor == count)[:, None], scores, result)
+        return result
 
     def after(self, state: GenerationState, logits: torch.Tensor, draft: torch.Tensor, start: int = 0) -> torch.Tensor:
         """Processed logits after the known bytes and the first `start, start + 1, ...` bytes of a draft `[batch, r]`.

@@ -175,21 +175,30 @@ class BlockFiller:
             state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
         return self._after_known(state, block, given, proposals, confidence, record)
 
-    @staticmethod
     def _from_left(
-        state: GenerationState, block: Block, hidden: torch.Tensor, logits: torch.Tensor
+        self, state: GenerationState, block: Block, hidden: torch.Tensor, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The draft head's bytes, its logits and their processed scores at all positions, from left to right."""
         before = state.text.gather(1, (block.anchor - 1).clamp(min=0)[:, None])[:, 0]
-        noise = state.choose.noise(logits)
+        noise, known = state.choose.noise(logits), self._known_counts(state, block)
 
         def choose(corrected: torch.Tensor, i: int, filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            scores = state.choose.in_order(state, corrected, block.anchor, filled)
+            scores = state.choose.in_order(state, corrected, block.anchor, filled, known)
             return scores, state.choose.pick(scores, None if noise is None else noise[:, i])
 
         masked = block.ids == state.lm.config.mask_token_id
         state.count(draft_head_nfe=masked.any(1).long() * masked.shape[1])
         return state.lm.draft_head.fill(before, hidden, logits, block.ids, masked, choose)
+
+    def _known_counts(self, state: GenerationState, block: Block) -> list[int]:
+        """How many known bytes blocks begin with, over the rows. Only where it matters, and is not clear, is it read
+        from the device.
+        """
+        if not state.choose.processors:
+            return []
+        if self.settings.block_anchor == "byte" and (self.closes_patch or state.round > 0):
+            return [0 if self.closes_patch else 1]
+        return (state.known - block.anchor).unique().tolist()
 
     def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:
         """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""

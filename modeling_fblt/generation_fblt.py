@@ -18,7 +18,8 @@ Where an iteration waits for the device, once each:
 - for whether all rows have ended;
 - for whether a block is filled in, after each step of an unmasking that takes several;
 - for whether a causal draft goes on, after each of its bytes, with `draft_confidence`;
-- for the numbers of bytes that rows have, with logits processors; for acceptance, where drafts adapt;
+- for the numbers of bytes that rows have, with logits processors, and, with a draft head too, for the known bytes of
+  their blocks in the first iteration and with `block_anchor="patch"`; for acceptance, where drafts adapt;
 - for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths.
 
 The loop copies nothing to the device.

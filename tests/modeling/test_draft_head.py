@@ -215,6 +215,23 @@ def test_what_a_head_drafts_decodes_where_it_must(name, do_sample):
         bytes(i - BYTE_OFFSET for i in row if BYTE_OFFSET <= i < MASK_ID).decode("utf-8")
 
 
+def test_a_head_asks_nothing_of_the_device(monkeypatch):
+    """With processors too: whose columns are counted once a round, as for every draft."""
+    reads = []
+    for name in ("tolist", "item", "__bool__", "__int__"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, real=real: reads.append(1) or real(self))
+    counts = []
+    for head in (False, True):
+        reads.clear()
+        own = {"decoding": "blt-d", "unmasking": "one_step", "draft_head": head, "do_sample": True, "top_p": 0.9}
+        torch.manual_seed(0)
+        inputs = {"input_ids": prompts()[0][None]}
+        model_with_head().generate(**inputs, max_new_tokens=4 * (BLOCK - 1), eos_token_id=NEVER, **own)
+        counts.append(len(reads))
+    assert counts[1] <= counts[0] + 1  # the known bytes of the first block
+
+
 # --- property 7: training is what decoding does ---
 
 

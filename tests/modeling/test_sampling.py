@@ -165,9 +165,9 @@ def test_proposals_of_the_block_alone_are_found_out(monkeypatch, mode):
     """A mistake that a head invites: bytes drawn with its corrections, judged by the block's own distribution."""
     from_left = BlockFiller._from_left
 
-    def judged_without(state, block, hidden, logits):
-        byte, corrected, _ = from_left(state, block, hidden, logits)
+    def judged_without(self, state, block, hidden, logits):
+        byte, corrected, _ = from_left(self, state, block, hidden, logits)
         return byte, corrected, state.choose.in_block(state, logits)
 
-    monkeypatch.setattr(BlockFiller, "_from_left", staticmethod(judged_without))
+    monkeypatch.setattr(BlockFiller, "_from_left", judged_without)
     assert chi_square("plain", mode, draws=20_000) > LIMIT
