@@ -21,11 +21,30 @@ class ByteChoice:
         self.utf8 = next((p for p in processors if getattr(p, "keeps_utf8", False)), None)
         self.blockwise = LogitsProcessorList([p for p in processors if p is not self.utf8])
 
-    def pick(self, scores: torch.Tensor) -> torch.Tensor:
-        """`[..., vocab]` scores -> `[...]` bytes."""
+    def pick(self, scores: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """`[..., vocab]` scores -> `[...]` bytes.
+
+        Args:
+            noise: of the scores' shape, see [`noise`]; fresh when None.
+        """
         if not self.do_sample:
             return scores.argmax(-1)
-        return self.draw(torch.softmax(scores.float(), dim=-1))
+        probabilities = torch.softmax(scores.float(), dim=-1)
+        return self.draw(probabilities) if noise is None else (probabilities / noise).argmax(-1)
+
+    def noise(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Random numbers to pick with, for logits of this shape; None where nothing is sampled.
+
+        The id of the largest `probability / noise` is distributed as the probabilities are, if noise is exponential.
+        """
+        if not self.do_sample:
+            return None
+        noise = torch.empty_like(logits, dtype=torch.float32).exponential_()
+        return noise.clamp_(min=torch.finfo(noise.dtype).tiny)
+
+    def greedy(self) -> "ByteChoice":
+        """The same processors, and the most likely byte."""
+        return ByteChoice(self.processors, do_sample=False)
 
     @staticmethod
     def draw(probabilities: torch.Tensor) -> torch.Tensor:

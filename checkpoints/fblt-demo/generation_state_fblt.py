@@ -35,6 +35,12 @@ class Draft:
     proposals: torch.Tensor | None = None
     record: dict[str, torch.Tensor] | None = None
 
+    def cut(self, r: int) -> "Draft":
+        """Its first `r` columns."""
+        proposals = None if self.proposals is None else self.proposals[:, :r]
+        record = None if self.record is None else {name: values[:, :r] for name, values in self.record.items()}
+        return Draft(self.ids[:, :r], self.lengths.clamp(max=r), proposals, record)
+
 
 class GenerationState:
     """State of one `generate` call, and the steps of the loop that drafters share.
@@ -105,6 +111,14 @@ class GenerationState:
         """The text with a draft `[batch, r]` after the known bytes; it has room for one."""
         position = self.known[:, None] + torch.arange(draft.shape[1], device=draft.device)
         return self.text.scatter(1, position, draft)
+
+    def fed_text(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is fed, and the carried byte: `[batch, n]`, and how many bytes of it are known, `[batch]`.
+
+        Rows with more bytes that are not fed are cut short.
+        """
+        text = self.text[:, : self.cache.max_length + 1]
+        return text, self.known.clamp(max=text.shape[1])
 
     def unfed(self, last: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""

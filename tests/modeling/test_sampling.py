@@ -6,6 +6,7 @@ passes without a cache, and 5,000 sampled texts (20,000 in the long form) are he
 with a fixed seed.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -18,8 +19,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from modeling_fblt import byte_choice_fblt
+from modeling_fblt import byte_choice_fblt, drafters_fblt
 from modeling_fblt.configuration_fblt import VOCAB_SIZE
+from modeling_fblt.lookup_fblt import with_copies
+from modeling_fblt.refinement_fblt import refine
 from modeling_fblt.verification_fblt import accept_sampled
 from tests.modeling.naive_decoding import NEVER
 from tests.modeling.tiny import random_rows, tiny_model
@@ -47,6 +50,22 @@ MODES = {
     "blt-dv in steps": {"decoding": "blt-dv", "unmasking": "confidence", "confidence_threshold": 0.5},
     "blt-dv at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.4},
     "blt-dv auto": {"decoding": "blt-dv", "block_size": "auto", "draft_cost": 0.3},
+    "blt-s passes": {"decoding": "blt-s", "draft_length": 3, "refine_steps": 2},
+    "blt-s passes auto": {"decoding": "blt-s", "draft_length": "auto", "refine_steps": "auto", "draft_cost": 0.3},
+    "blt-dv pass": {"decoding": "blt-dv", "refine_steps": 1},
+    "blt-dv passes at the patch": {
+        "decoding": "blt-dv",
+        "refine_steps": 3,
+        "block_anchor": "patch",
+        "draft_confidence": 0.4,
+    },
+    "lookup": {"decoding": "ar", "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
+    "lookup beside blocks": {
+        "decoding": "blt-dv",
+        "refine_steps": 1,
+        "prompt_lookup_num_tokens": 3,
+        "max_matching_ngram_size": 2,
+    },
 }
 
 
@@ -58,7 +77,8 @@ def model():
 
 
 def prompt() -> torch.Tensor:
-    return random_rows(1, 9, seed=4)
+    """Random bytes, then some of the alphabet, so that what is written has stood there before, or has not."""
+    return torch.cat([random_rows(1, 9, seed=4), torch.tensor([[80, 80, 90, 70, 80]])], dim=1)
 
 
 @functools.cache
@@ -131,8 +151,58 @@ def accept_as_certain_always(draft, lengths, target, proposal, uniform):
 
 
 @pytest.mark.parametrize(
-    ("rule", "mode"), [(accept_without_residual, "blt-dv one step"), (accept_as_certain_always, "blt-s")]
+    ("rule", "mode"),
+    [
+        (accept_without_residual, "blt-dv one step"),
+        (accept_as_certain_always, "blt-s"),
+        (accept_without_residual, "lookup"),
+    ],
 )
 def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
     monkeypatch.setattr(byte_choice_fblt, "accept_sampled", rule)
     assert chi_square("plain", mode, draws=20_000) > LIMIT
+
+
+def judged_by_the_pass_before(state, draft, passes, draft_confidence=None):
+    """A plausible mistake: what the last pass drew is judged by what the pass before would have drawn from."""
+    assert passes > 1
+    before, last = (refine(state, draft, n, draft_confidence) for n in (passes - 1, passes))
+    return dataclasses.replace(last, proposals=before.proposals)
+
+
+def copies_judged_as_drawn(draft, copies, lengths):
+    """Another: copied bytes judged by what the row's own draft was drawn from."""
+    merged = with_copies(draft, copies, lengths)
+    if draft.proposals is None:
+        return merged
+    width = merged.ids.shape[1] - draft.ids.shape[1]
+    return dataclasses.replace(merged, proposals=torch.nn.functional.pad(draft.proposals, (0, 0, 0, width)))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "mode"),
+    [
+        ("refine", judged_by_the_pass_before, "blt-s passes"),
+        ("refine", judged_by_the_pass_before, "blt-dv passes at the patch"),
+        ("with_copies", copies_judged_as_drawn, "lookup beside blocks"),
+    ],
+)
+def test_a_draft_judged_by_the_wrong_distributions_is_found_out(monkeypatch, name, rule, mode):
+    monkeypatch.setattr(drafters_fblt, name, rule)
+    assert chi_square("plain", mode, draws=20_000) > LIMIT
+
+
+@pytest.mark.parametrize("mode", ["lookup", "lookup beside blocks"])
+def test_lookup_takes_part_in_what_is_sampled(mode):
+    """In some rows of a batch, while others draft by themselves."""
+    torch.manual_seed(0)
+    settings = {**MODES[mode], "suppress_tokens": SUPPRESSED, "eos_token_id": NEVER, "return_dict_in_generate": True}
+    output = model().generate(prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=500, **settings)
+    by_itself = model().generate(
+        prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=500, **{**settings, "decoding": "ar"}
+    )
+    assert int(output.accepted.sum()) > 0
+    assert (by_itself.drafted > 0).any()
+    if mode != "lookup":
+        called = output.decoder_nfe > output.iterations
+        assert called.any() and not called.all()

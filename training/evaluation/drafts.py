@@ -59,7 +59,7 @@ def continuations(
 
     byte, drafted = carried, []
     for offset in range(config.block_size - 1):
-        byte = model.byte_logits(steps.draft_byte(model.model, byte, offset, cache)).argmax(-1)
+        byte = model.byte_logits(steps.draft_bytes(model.model, byte, offset, cache)).argmax(-1)
         drafted.append(byte)
 
     chunk = torch.cat([carried, real[:, :-1]], dim=1)
