@@ -57,9 +57,11 @@ def continuations(
     hidden = steps.draft_block(model.model, steps.Block(block, cache.lengths), cache)
     one_step = model.byte_logits(hidden).argmax(-1)[:, 1:]
 
+    # Checkpoints of before carry code that drafts one byte a call, under another name.
+    draft_bytes = getattr(steps, "draft_bytes", None) or steps.draft_byte
     byte, drafted = carried, []
     for offset in range(config.block_size - 1):
-        byte = model.byte_logits(steps.draft_bytes(model.model, byte, offset, cache)).argmax(-1)
+        byte = model.byte_logits(draft_bytes(model.model, byte, offset, cache)).argmax(-1)
         drafted.append(byte)
 
     chunk = torch.cat([carried, real[:, :-1]], dim=1)
