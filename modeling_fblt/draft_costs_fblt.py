@@ -34,17 +34,19 @@ class DraftCosts:
         """From `draft_cost`: the attributes by name, or what a decoder call costs alone.
 
         Raises:
-            ValueError: names that are no attributes, or values below 0.
+            ValueError: names that are no attributes, or values that are no numbers of at least 0.
         """
-        if not isinstance(cost, Mapping):
-            cost = {"call": cost, "byte": cost * BYTE_SHARE, "verified": cost * BYTE_SHARE}
+        costs = dict(cost) if isinstance(cost, Mapping) else {"call": cost}
         names = set(cls.__dataclass_fields__)
-        if "call" not in cost or set(cost) - names or min(cost.values()) < 0:
+        numbers = all(isinstance(value, (int, float)) and value >= 0 for value in costs.values())
+        if "call" not in costs or set(costs) - names or not numbers:
             raise ValueError(
-                f"`draft_cost` is {dict(cost)}: give `call`, and if you like {sorted(names - {'call'})}, 0 or more, a "
+                f"`draft_cost` is {cost!r}: give `call`, and if you like {sorted(names - {'call'})}, 0 or more, a "
                 "round without a draft being 1; or one number, which is `call`."
             )
-        return cls(**cost)
+        if not isinstance(cost, Mapping):
+            costs |= {"byte": cost * BYTE_SHARE, "verified": cost * BYTE_SHARE}
+        return cls(**costs)
 
 
 def measured_costs(lm, rows: int, length: int) -> DraftCosts:

@@ -265,6 +265,7 @@ def test_beams_keep_their_caches_apart():
         ("draft_length", {"decoding": "blt-s", "draft_length": 500}),
         ("draft_cost", {"decoding": "blt-s", "draft_length": "auto", "draft_cost": -1}),
         ("draft_cost", {"draft_cost": {"call": 0.1, "bytes": 0.1}}),
+        ("draft_cost", {"draft_cost": "little"}),
         ("draft_confidence", {"decoding": "blt-s", "draft_confidence": 1.5}),
         ("draft_confidence", {"decoding": "blt-d", "draft_confidence": 0.5}),
         ("block_anchor", {"decoding": "blt-dv", "block_anchor": "word"}),
