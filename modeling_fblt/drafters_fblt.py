@@ -69,7 +69,7 @@ class VerifiedDrafter:
         everyone, state.active = state.active, state.active & ~self.copied
         choose = state.choose
         if plan.passes:
-            state.choose = choose.greedy()  # only the last pass draws
+            state.choose = choose.greedy()  # passes draw, with random numbers that nothing has used
         draft = self.compose(state, r, plan.passes)
         state.choose = choose
         if self.settings.paper_passes:
@@ -265,7 +265,7 @@ class BlockDrafter:
         if self.settings.close_patch:
             state.unfeed()
         if self.settings.refine_steps:
-            draft = refine(state, draft, self.settings.refine_steps, verified=False)
+            draft = refine(state, draft, self.settings.refine_steps)
         if state.choose.utf8 is not None:
             # Positions were filled without knowing their neighbours: what does not fit is drafted again. The first
             # byte always fits.

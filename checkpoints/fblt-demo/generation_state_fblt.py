@@ -28,12 +28,14 @@ class Draft:
         lengths: `[batch]`, how many of them were drafted.
         proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
         record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
+        noise: `[batch, r, vocab]`, the random numbers that verification is to draw with, see [`refine`].
     """
 
     ids: torch.Tensor
     lengths: torch.Tensor
     proposals: torch.Tensor | None = None
     record: dict[str, torch.Tensor] | None = None
+    noise: torch.Tensor | None = None
 
     def cut(self, r: int) -> "Draft":
         """Its first `r` columns."""

@@ -6,19 +6,19 @@ for its last byte, causally, in one decoder call. It reads the last complete lat
 gives at each position the distribution after the draft's bytes before it. So the first byte is `blt-s`'s own after one
 pass, the second after two, and so on: after `k` greedy passes the first `k` bytes at least equal `blt-s`'s draft.
 
-**Why sampling stays lossless.** All passes but the last take the likeliest byte, and the last one draws. Let `y` be the
-draft that the last pass is fed. Byte `x_i` is drawn from `q_i = q(. | known bytes, y_<i)`, with randomness that nothing
-before has used. Speculative rejection asks that `x_i` is drawn from a distribution that is fixed by the past and by
-`x_<i`. Given `y`, each `q_i` is: it was written down before any byte was drawn. So `x_i` is accepted with probability
-`min(1, p(x_i) / q_i(x_i))`, and at the first rejection a byte is drawn from `max(p - q_i, 0)`, normalised. Here `p` is
-plain decoding's distribution after the true prefix `x_<i`, and the text is distributed as `p` has it. This holds for
-every `y`, so it holds however `y` came about. It would break if another pass's distributions judged the bytes, or if
-the number of passes or the draft's length hung on the bytes that are drawn last.
+**Sampling.** A byte is drawn as the largest `probability / noise`, with exponential noise of its own for each position
+(see [`ByteChoice.noise`]). All passes of a round use the same noise, and so does verification, which draws from plain
+decoding's distributions and keeps the draft as long as both draw the same byte. A pass so leads to what the decoder by
+itself would draw with this noise, as a greedy one leads to what it would choose. Drawing with fresh noise in each pass
+and judging by rejection is lossless too, but every draw that differs from the one before spoils what follows it.
 
-The earlier passes take the likeliest byte, so that what is drawn agrees with `y` as often as it can.
-
-Where nothing is verified (`blt-d`), text must hold together by itself. There every pass draws, with the same random
-numbers, so the passes lead to what `blt-s` would draw with them.
+**Why it stays lossless.** Every byte that is written is verification's own: the one that plain decoding's distribution
+`p`, after the true prefix, gives with this position's noise. The noise of a position is new in each round, and nothing
+that decides whether the round gets as far as that position has seen it: neither the true bytes before it, nor the
+draft's, as passes are causal and start from a draft without noise, nor the draft's length, which hangs on distributions
+after earlier bytes. (A round stops passing early only where further passes change nothing.) So the byte is distributed
+as `p`. It would not be if a byte that differs from the draft's were drawn again, with noise of its own: what is kept of
+the draft is kept because its noise agreed.
 """
 
 import torch
@@ -38,52 +38,41 @@ def first_guess(state: GenerationState, r: int) -> Draft:
     return Draft(copy_from(text, where, known, r), torch.full_like(known, r))
 
 
-def refine(
-    state: GenerationState, draft: Draft, passes: int, draft_confidence: float | None = None, verified: bool = True
-) -> Draft:
+def refine(state: GenerationState, draft: Draft, passes: int, draft_confidence: float | None = None) -> Draft:
     """A draft after `passes` passes, fewer once nothing changes.
 
     Rows whose last known byte is fed already, as it is in the first round of a row that is `<s>` alone, keep their
     draft. Every logits processor sees, at each position, the draft that the pass was fed as the text before it.
 
     Args:
+        draft: made without random numbers if it is going to be verified.
         draft_confidence: the draft ends before the first byte whose likeliest choice has less probability than this in
             the last pass.
-        verified: whether the draft is going to be.
 
     Returns:
-        A draft as long, or shorter by `draft_confidence`; to be verified, with the last pass's distributions as its
-        proposals.
+        A draft as long, or shorter by `draft_confidence`; when sampling, with the noise that verification needs.
     """
     lm, choose, ids = state.lm, state.choose, draft.ids
     encodes = int(lm.config.decoder_config.input == "encoder")
     able = (state.pending == 0) & (state.cache.lengths > 0)
     judged = torch.arange(ids.shape[1], device=ids.device) < draft.lengths[:, None]
-    draws_last = choose.do_sample and verified
-    chooser = choose.greedy() if verified else choose
-    noise = None
     changes = (able & (draft.lengths > 0)).long()  # rows that one more pass may change
+    noise = None
     for left in range(passes - 1, -1, -1):
         hidden = draft_bytes(lm.model, torch.cat([state.carried(), ids[:, :-1]], dim=1), 0, state.cache)
         state.count(decoder_nfe=changes, encoder_nfe=encodes * changes)
         logits = lm.byte_logits(hidden)
         scores = choose.after(state, logits, ids)
-        if left == 0 and draws_last:
-            break
-        noise = chooser.noise(scores) if noise is None else noise
-        new = torch.where(able[:, None], chooser.pick(scores, noise), ids)
+        noise = choose.noise(scores) if noise is None else noise
+        new = torch.where(able[:, None], choose.pick(scores, noise), ids)
         changed = ((new != ids) & judged).any(1)
+        ids, changes = new, changes * changed
         if left and not bool((changed & state.active).any()):
             break  # another pass would be fed the same bytes
-        ids, changes = new, changes * changed
-    proposals, lengths = None, draft.lengths
-    if draws_last or draft_confidence is not None:
-        proposals = torch.softmax(scores.float(), dim=-1)
-        lengths = torch.minimum(lengths, confident_length(proposals.amax(-1), draft_confidence))
-    if draws_last:
-        ids = torch.where(able[:, None], choose.draw(proposals), ids)
-    record = draft.record
-    if not verified:
-        now = {"scores": scores, "logits": logits}
-        record = {name: torch.where(able[:, None, None], now[name], was) for name, was in record.items()}
-    return Draft(ids, lengths, proposals if draws_last else None, record)
+    lengths = draft.lengths
+    if draft_confidence is not None:
+        confidence = torch.softmax(scores.float(), dim=-1).amax(-1)
+        lengths = torch.minimum(lengths, confident_length(confidence, draft_confidence))
+    now = {"scores": scores, "logits": logits}
+    record = {name: torch.where(able[:, None, None], now[name], was) for name, was in (draft.record or {}).items()}
+    return Draft(ids, lengths, None, record, noise)

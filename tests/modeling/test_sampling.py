@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from modeling_fblt import byte_choice_fblt, drafters_fblt
+from modeling_fblt.byte_choice_fblt import ByteChoice
 from modeling_fblt.configuration_fblt import VOCAB_SIZE
 from modeling_fblt.lookup_fblt import with_copies
-from modeling_fblt.refinement_fblt import refine
-from modeling_fblt.verification_fblt import accept_sampled
+from modeling_fblt.verification_fblt import accept_greedy, accept_sampled
 from tests.modeling.naive_decoding import NEVER
 from tests.modeling.tiny import random_rows, tiny_model
 from tests.thorough import cases
@@ -62,8 +62,13 @@ MODES = {
     "lookup": {"decoding": "ar", "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
     "lookup beside blocks": {
         "decoding": "blt-dv",
-        "refine_steps": 1,
         "prompt_lookup_num_tokens": 3,
+        "max_matching_ngram_size": 2,
+    },
+    "lookup beside passes": {
+        "decoding": "blt-dv",
+        "refine_steps": 2,
+        "prompt_lookup_num_tokens": 2,
         "max_matching_ngram_size": 2,
     },
 }
@@ -163,11 +168,26 @@ def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
     assert chi_square("plain", mode, draws=20_000) > LIMIT
 
 
-def judged_by_the_pass_before(state, draft, passes, draft_confidence=None):
-    """A plausible mistake: what the last pass drew is judged by what the pass before would have drawn from."""
-    assert passes > 1
-    before, last = (refine(state, draft, n, draft_confidence) for n in (passes - 1, passes))
-    return dataclasses.replace(last, proposals=before.proposals)
+verify = ByteChoice.verify
+
+
+def drawn_again_where_it_differs(self, draft, scores):
+    """A plausible mistake: the byte after what was kept is drawn with random numbers of its own."""
+    choice, accepted = verify(self, draft, scores)
+    if draft.noise is None:
+        return choice, accepted
+    again = self.draw(torch.softmax(scores.float(), dim=-1))
+    differs = torch.arange(choice.shape[1]) == torch.where(accepted < draft.lengths, accepted, -1)[:, None]
+    return torch.where(differs, again, choice), accepted
+
+
+def kept_as_drafted(self, draft, scores):
+    """Another: drafted bytes are kept by greedy choice, and what comes after them is drawn."""
+    choice, _ = verify(self, draft, scores)
+    if draft.noise is None:
+        return choice, _
+    accepted = accept_greedy(draft.ids, draft.lengths, scores.argmax(-1))
+    return torch.where(torch.arange(choice.shape[1]) < accepted[:, None], scores.argmax(-1), choice), accepted
 
 
 def copies_judged_as_drawn(draft, copies, lengths):
@@ -180,15 +200,16 @@ def copies_judged_as_drawn(draft, copies, lengths):
 
 
 @pytest.mark.parametrize(
-    ("name", "rule", "mode"),
+    ("owner", "name", "rule", "mode"),
     [
-        ("refine", judged_by_the_pass_before, "blt-s passes"),
-        ("refine", judged_by_the_pass_before, "blt-dv passes at the patch"),
-        ("with_copies", copies_judged_as_drawn, "lookup beside blocks"),
+        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes"),
+        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch"),
+        (ByteChoice, "verify", kept_as_drafted, "blt-dv pass"),
+        (drafters_fblt, "with_copies", copies_judged_as_drawn, "lookup beside blocks"),
     ],
 )
-def test_a_draft_judged_by_the_wrong_distributions_is_found_out(monkeypatch, name, rule, mode):
-    monkeypatch.setattr(drafters_fblt, name, rule)
+def test_a_draft_judged_in_the_wrong_way_is_found_out(monkeypatch, owner, name, rule, mode):
+    monkeypatch.setattr(owner, name, rule)
     assert chi_square("plain", mode, draws=20_000) > LIMIT
 
 
