@@ -1,77 +1,114 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The four decodings as drafters: each continues the known bytes with a draft."""
 
+from dataclasses import replace
+
 import torch
 
-from .draft_length_fblt import DraftLength
-from .forward_steps_fblt import Block, draft_block, draft_byte
+from .draft_costs_fblt import DraftCosts, measured_costs
+from .forward_steps_fblt import Block, draft_block, draft_bytes
 from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
 from .generation_state_fblt import Draft, GenerationState
+from .lookup_fblt import SHORTEST_MATCH, copy_from, longest_match, with_copies
+from .pace_fblt import FixedPace, Pace, Plan, Way, ways_of
+from .refinement_fblt import first_guess, refine
 from .unmasking_fblt import IN_ORDER, by_confidence, by_entropy, from_left, in_one_step
 from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
+from .verification_fblt import confident_length
 
 
 def no_draft(state: GenerationState) -> Draft:
     return Draft(state.text[:, :0], torch.zeros_like(state.known))
 
 
-def confident_length(confidence: torch.Tensor, threshold: float | None) -> torch.Tensor:
-    """Leading positions of `[batch, r]` whose confidence reaches `threshold`: `[batch]`."""
-    if threshold is None:
-        return torch.full_like(confidence[:, 0], confidence.shape[1], dtype=torch.long)
-    return (confidence >= threshold).long().cumprod(dim=1).sum(dim=1)
-
-
 class VerifiedDrafter:
     """What verified drafters share.
 
     A row is drafted only once all its bytes before the carried one are fed. A draft is no longer than what may still be
-    written, less the byte that verification adds.
+    written, less the byte that verification adds. Rows whose draft is looked up take no part in composing one.
+
+    Args:
+        pace: how much to draft in a round, and in what way.
     """
 
     verifies = True
 
-    def __init__(self, settings: DecodingSettings, draft_length: DraftLength | None, longest: int):
-        self.settings, self.draft_length, self.longest = settings, draft_length, longest
+    def __init__(self, settings: DecodingSettings, pace: Pace | FixedPace):
+        self.settings, self.pace = settings, pace
+        self.copied: torch.Tensor | None = None
 
     def draft(self, state: GenerationState) -> Draft:
         # Only the first round can find bytes that are not fed: the prompt's.
         ready = (state.pending == 0) & (state.cache.lengths > 0) & state.active
         if state.round == 0 and not bool(ready.any()):
             return no_draft(state)
-        wanted = self.longest if self.draft_length is None else self.draft_length.length()
-        room = state.limit - state.known - 1
-        r = min(wanted, state.room - 1)
-        if r <= 0:
-            return no_draft(state)
-        draft = self.compose(state, r)
-        draft.lengths = torch.where(ready, torch.minimum(draft.lengths.clamp(max=r), room), 0)
+        plan = self.pace.plan(ready)
+        room = torch.where(ready, state.limit - state.known - 1, 0)
+        where, copied = self._look_up(state, plan)
+        copied = torch.minimum(copied, room)
+        self.copied = copied > 0
+        own = torch.where(self.copied, 0, torch.minimum(plan.lengths, room))
+        if plan.longest is not None and plan.looked_up is None:
+            r, longest_copy = min(plan.longest, state.room - 1), 0
+        else:
+            r, longest_copy = torch.stack([own.max(), copied.max()]).tolist()  # waits for the device
+        draft = self._own_draft(state, plan, own, r) if r > 0 else no_draft(state)
+        if longest_copy > 0:
+            text, known = state.fed_text()
+            draft = with_copies(draft, copy_from(text, where, known, longest_copy), copied)
+        return draft
+
+    def _look_up(self, state: GenerationState, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where to copy each row's draft from, and how many bytes: 0 where nothing matches."""
+        if plan.looked_up is None:
+            return state.known, torch.zeros_like(state.known)
+        longest = self.settings.max_matching_ngram_size
+        where, matched = longest_match(*state.fed_text(), longest)
+        return where, torch.where(matched >= min(SHORTEST_MATCH, longest), plan.looked_up, 0)
+
+    def _own_draft(self, state: GenerationState, plan: Plan, lengths: torch.Tensor, r: int) -> Draft:
+        """A draft of at most `lengths` `[batch]` bytes, `r` in the longest row, for rows that are not looked up."""
+        everyone, state.active = state.active, state.active & ~self.copied
+        choose = state.choose
+        if plan.passes:
+            state.choose = choose.greedy()  # passes draw, with random numbers that nothing has used
+        draft = self.compose(state, r, plan.passes)
+        state.choose = choose
         if self.settings.paper_passes:
             # The forced boundary was for this draft only.
             state.unfeed()
+        draft.lengths = torch.minimum(draft.lengths.clamp(max=r), lengths)
+        if plan.passes:
+            draft = refine(state, draft.cut(r), plan.passes, self.settings.draft_confidence)
+        state.active = everyone
         return draft
 
-    def compose(self, state: GenerationState, r: int) -> Draft:
+    def compose(self, state: GenerationState, r: int, passes: int) -> Draft:
+        """A draft of up to `r` bytes, which `passes` refine."""
         raise NotImplementedError
 
-    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, active: torch.Tensor) -> None:
-        """See [`DraftLength.observe`]; where no length is chosen, nothing is asked of the device."""
-        if self.draft_length is not None:
-            self.draft_length.observe(drafted, accepted, active)
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
+        """Takes in a round's `[batch]` bytes, drafted and accepted."""
+        if self.copied is not None:
+            self.pace.observe(drafted, accepted, self.copied)
 
 
 class PlainDrafter(VerifiedDrafter):
-    """`ar`: drafts nothing."""
+    """`ar`: drafts nothing that is not looked up."""
 
     def draft(self, state: GenerationState) -> Draft:
-        return no_draft(state)
+        return no_draft(state) if self.settings.prompt_lookup_num_tokens is None else super().draft(state)
 
 
 class CausalDrafter(VerifiedDrafter):
-    """`blt-s`: the decoder goes on by itself, reading the last complete latent."""
+    """`blt-s`: the decoder goes on by itself, reading the last complete latent; byte by byte, or by passes over a first
+    guess.
+    """
 
-    def compose(self, state: GenerationState, r: int) -> Draft:
+    def compose(self, state: GenerationState, r: int, passes: int) -> Draft:
+        if passes:
+            return first_guess(state, r)
         lm, choose, settings = state.lm, state.choose, self.settings
         encodes = int(lm.config.decoder_config.input == "encoder")
         byte, offset, hidden = state.carried(), 0, None
@@ -83,7 +120,7 @@ class CausalDrafter(VerifiedDrafter):
         drafted, proposals, confidence = state.text[:, :0], [], []
         for j in range(r):
             if hidden is None:
-                hidden = draft_byte(lm.model, byte, offset, state.cache)
+                hidden = draft_bytes(lm.model, byte, offset, state.cache)
                 state.count(decoder_nfe=1, encoder_nfe=encodes)
                 offset += 1
             scores = choose.after(state, lm.byte_logits(hidden), drafted, start=j)
@@ -248,13 +285,16 @@ def _where(condition: torch.Tensor, values: torch.Tensor, otherwise: torch.Tenso
 class VerifiedBlockDrafter(VerifiedDrafter):
     """`blt-dv`: a filled block, of which verification keeps what plain decoding would have written."""
 
-    def compose(self, state: GenerationState, r: int) -> Draft:
-        paper = self.settings.paper_passes
-        return BlockFiller(self.settings, closes_patch=paper).fill(state, feeds=paper)
+    def compose(self, state: GenerationState, r: int, passes: int) -> Draft:
+        settings, paper = self.settings, self.settings.paper_passes
+        if passes:
+            # How sure a byte is, is for the last pass to say.
+            settings = replace(settings, draft_confidence=None)
+        return BlockFiller(settings, closes_patch=paper).fill(state, feeds=paper)
 
 
 class BlockDrafter:
-    """`blt-d`: a filled block, taken as it is."""
+    """`blt-d`: a filled block, taken as it is, or as passes refine it."""
 
     verifies = False
 
@@ -265,6 +305,8 @@ class BlockDrafter:
         draft = BlockFiller(self.settings, self.settings.close_patch).fill(state, feeds=True)
         if self.settings.close_patch:
             state.unfeed()
+        if self.settings.refine_steps:
+            draft = refine(state, draft, self.settings.refine_steps)
         if state.choose.utf8 is not None:
             # Positions were filled without knowing their neighbours: what does not fit is drafted again. The first
             # byte always fits.
@@ -273,25 +315,27 @@ class BlockDrafter:
         return draft
 
 
+DRAFTERS = {"ar": PlainDrafter, "blt-s": CausalDrafter, "blt-dv": VerifiedBlockDrafter}
+
+
 def build_drafter(settings: DecodingSettings, lm):
     """The drafter of a decoding."""
     if settings.decoding == "blt-d":
         return BlockDrafter(settings)
-    if settings.decoding == "ar":
-        return PlainDrafter(settings, None, 0)
-    longest = settings.longest_draft(lm.config)
-    draft_length = DraftLength(_byte_cost(settings, lm), longest) if settings.adapts() else None
-    return (CausalDrafter if settings.decoding == "blt-s" else VerifiedBlockDrafter)(settings, draft_length, longest)
+    return DRAFTERS[settings.decoding](settings, build_pace(settings, lm))
 
 
-def _byte_cost(settings: DecodingSettings, lm) -> float:
-    """See [`DecodingSettings.draft_cost`]."""
-    if settings.draft_cost is not None:
-        return settings.draft_cost
-    if settings.decoding == "blt-dv":
-        return 0.01
-    model = lm.model
-    networks = {"decoder": model.decoder, "encoder": model.encoder, "global": model.global_transformer}
-    sizes = {name: sum(p.numel() for p in network.layers.parameters()) for name, network in networks.items()}
-    reads = sizes["decoder"] + (sizes["encoder"] if lm.config.decoder_config.input == "encoder" else 0)
-    return reads / sum(sizes.values())
+def build_pace(settings: DecodingSettings, lm) -> Pace | FixedPace:
+    """The pace of a verified decoding: chosen round by round if any setting is `"auto"`."""
+    longest, looked_up = settings.longest_own_draft(lm.config), settings.prompt_lookup_num_tokens
+    if not settings.adapts():
+        return FixedPace(settings.passes()[0], longest, looked_up)
+    least = 1 if settings.adapts_length() else longest
+
+    def find_ways(rows: int) -> tuple[list[Way], Way | None]:
+        cost = settings.draft_cost
+        costs = measured_costs(lm, rows, max(longest, 2)) if cost is None else DraftCosts.given(cost)
+        lengths, block = range(least, longest + 1) if longest else (), settings.block_width(lm.config)
+        return ways_of(costs, settings.passes(), lengths, block, range(1, looked_up + 1) if looked_up else ())
+
+    return Pace(find_ways)

@@ -1,5 +1,5 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""The steps that every forward pass and every decoding is made of: feed bytes, draft a block, draft one more byte.
+"""The steps that every forward pass and every decoding is made of: feed bytes, draft a block, draft bytes.
 
 Feeding extends the KV cache. Drafting reads it, and writes keys beyond the rows' lengths only, where the next feed
 overwrites them.
@@ -152,30 +152,33 @@ def _decode_with_block(
     return decoder(hidden, latents, index, positions, context)
 
 
-def draft_byte(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTCache) -> torch.Tensor:
-    """Decoder state after one more byte of a causal draft, read from the last complete latent.
+def draft_bytes(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTCache) -> torch.Tensor:
+    """Decoder states after more bytes of a causal draft, all read from the last complete latent, in one call.
+
+    The bytes see each other causally. With a decoder that encoder states enter, the encoder runs over them too.
 
     Args:
-        ids: `[batch, 1]`, the byte at position `lengths + offset`; the drafted bytes before it have been through here.
-        offset: how many bytes lie between the fed ones and this one.
+        ids: `[batch, n]`, the bytes from position `lengths + offset` on; the drafted bytes before them have been
+            through here.
+        offset: how many bytes lie between the fed ones and these.
 
     Returns:
-        `[batch, 1, width]`.
+        `[batch, n, width]`.
     """
-    config = model.config
+    config, n = model.config, ids.shape[1]
     position = cache.lengths + offset
-    positions = position[:, None]
+    positions = position[:, None] + torch.arange(n, device=ids.device)
     document = cache.document_start.at(cache.lengths)
-    column = cache.columns_from(position, 1)
+    column = cache.columns_from(position, n)
 
     def context(stores, window: int) -> CachedContext:
-        span = cache.span(window, offset + 1)
+        span = cache.span(window, offset + n)
         mask = windowed_causal(positions[..., None], cache.positions(span)[:, None], document[:, None, None], window)
         return CachedContext(stores, [(slice(None), column)], span[1], SquareContext(mask), span)
 
     states = None
     if config.decoder_config.input == "encoder":
-        cache.ids.write(ids, column, cache.max_column + offset + 1)
+        cache.ids.write(ids, column, cache.max_column + offset + n)
         hashing = model.encoder.hash_embedding
         before = cache.ids_before(0 if hashing is None else hashing.context, position)
         origin = document if config.isolate_documents else torch.zeros_like(document)

@@ -29,12 +29,20 @@ class Draft:
         lengths: `[batch]`, how many of them were drafted.
         proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
         record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
+        noise: `[batch, r, vocab]`, the random numbers that verification is to draw with, see [`refine`].
     """
 
     ids: torch.Tensor
     lengths: torch.Tensor
     proposals: torch.Tensor | None = None
     record: dict[str, torch.Tensor] | None = None
+    noise: torch.Tensor | None = None
+
+    def cut(self, r: int) -> "Draft":
+        """Its first `r` columns."""
+        proposals = None if self.proposals is None else self.proposals[:, :r]
+        record = None if self.record is None else {name: values[:, :r] for name, values in self.record.items()}
+        return Draft(self.ids[:, :r], self.lengths.clamp(max=r), proposals, record)
 
 
 class GenerationState:
@@ -109,6 +117,14 @@ class GenerationState:
         """The text with a draft `[batch, r]` after the known bytes; it has room for one."""
         position = self.known[:, None] + torch.arange(draft.shape[1], device=draft.device)
         return self.text.scatter(1, position, draft)
+
+    def fed_text(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is fed, and the carried byte: `[batch, n]`, and how many bytes of it are known, `[batch]`.
+
+        Rows with more bytes that are not fed are cut short.
+        """
+        text = self.text[:, : self.cache.max_length + 1]
+        return text, self.known.clamp(max=text.shape[1])
 
     def unfed(self, last: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""

@@ -42,6 +42,10 @@ class ByteChoice:
         noise = torch.empty_like(logits, dtype=torch.float32).exponential_()
         return noise.clamp_(min=torch.finfo(noise.dtype).tiny)
 
+    def greedy(self) -> "ByteChoice":
+        """The same processors, and the most likely byte."""
+        return ByteChoice(self.processors, do_sample=False)
+
     @staticmethod
     def draw(probabilities: torch.Tensor) -> torch.Tensor:
         """`[..., vocab]` probabilities -> `[...]` bytes."""
@@ -120,6 +124,11 @@ class ByteChoice:
         if not self.do_sample:
             choice = scores.argmax(-1)
             # An accepted byte is the one that was chosen at its position, so the choices are the new text.
+            return choice, accept_greedy(draft.ids, draft.lengths, choice)
+        if draft.noise is not None:
+            # The bytes are drawn with the random numbers that the draft was drawn with, so the draws are the new text.
+            more = self.noise(scores[:, draft.noise.shape[1] :])
+            choice = self.pick(scores, torch.cat([draft.noise, more], dim=1))
             return choice, accept_greedy(draft.ids, draft.lengths, choice)
         target = torch.softmax(scores.float(), dim=-1)
         uniform = torch.rand(draft.ids.shape, device=draft.ids.device)

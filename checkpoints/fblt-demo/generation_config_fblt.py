@@ -6,14 +6,20 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from .draft_costs_fblt import DraftCosts
+from .lookup_fblt import LONGEST_MATCH
 from .unmasking_fblt import UNMASKING
 
 DECODINGS = ("ar", "blt-s", "blt-d", "blt-dv")
 VERIFIED = ("blt-s", "blt-dv")
+REFINED = ("blt-s", "blt-d", "blt-dv")
 ANCHORS = ("byte", "patch")
 AUTO = "auto"
 NEW_BYTES = 256  # written where no length is given: a paragraph
 LONGEST_DRAFT = 16  # bytes; of drafts whose length is chosen, the longest that the paper tried
+LONGEST_GIVEN = 128  # bytes; of drafts whose length is given
+MOST_PASSES = 16
+AUTO_PASSES = 3  # refinement passes that "auto" chooses among; each later one gains less
 
 
 @dataclass
@@ -26,8 +32,18 @@ class DecodingSettings:
         block_size: bytes of a drafted block, the carried one included; the size trained for when None. `"auto"`
             (`"blt-dv"`): that size is filled in, and as much of it verified as acceptance so far makes worthwhile.
         draft_length: bytes that `"blt-s"` drafts before each verification; `"auto"` chooses it round by round.
-        draft_cost: what one more drafted byte costs, a round without a draft being 1: what `"auto"` weighs acceptance
-            against. When None, for `"blt-s"` the share of the parameters that a drafted byte reads, for blocks 0.01.
+        refine_steps: how often a draft goes once, causally, through the decoder and is replaced by what the decoder
+            chooses there; fewer once nothing changes. `"blt-dv"` and `"blt-d"` refine their blocks. `"blt-s"` drafts
+            in so many calls over all positions instead of a call for every byte. `"auto"` (verified decodings)
+            chooses among 0 to 3 passes round by round.
+        prompt_lookup_num_tokens: verified decodings first look in the row itself for what followed its last bytes, and
+            draft so many bytes from there; where nothing matches, the decoding drafts by itself (`"ar"` does not).
+            With an `"auto"` setting, at most so many, and only as long as that is worthwhile.
+        max_matching_ngram_size: the longest match, in bytes, that lookup tells from shorter ones; 16 when None. A
+            match has at least 4 bytes, or so many if that is less.
+        draft_cost: what the `"auto"` settings weigh acceptance against, a round without a draft being 1: the cost of a
+            decoder call, or a dict of `call`, `byte` and `verified`, see [`DraftCosts`]. When None it is measured at
+            the first call. Then drafts can differ between machines, and so which text a seed of sampling gives.
         draft_confidence: a verified draft ends before the first byte whose likeliest choice has less probability.
         unmasking: `"one_step"`, `"sequential"` (per decoder call the leading bytes that are sure enough, at least one),
             `"confidence"` or `"entropy"` (positions in any order); when None, one step for `"blt-dv"`, which was
@@ -50,7 +66,10 @@ class DecodingSettings:
     decoding: str = "ar"
     block_size: int | str | None = None
     draft_length: int | str = 8
-    draft_cost: float | None = None
+    refine_steps: int | str = 0
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int | None = None
+    draft_cost: float | dict | None = None
     draft_confidence: float | None = None
     unmasking: str | None = None
     draft_head: bool | None = None
@@ -79,11 +98,24 @@ class DecodingSettings:
         if settings.unmasking is None:
             in_steps = "sequential" if settings.draft_head else "confidence"
             settings.unmasking = "one_step" if settings.decoding == "blt-dv" else in_steps
+        if settings.max_matching_ngram_size is None:
+            settings.max_matching_ngram_size = LONGEST_MATCH
         return settings
 
     def adapts(self) -> bool:
-        """Whether draft lengths are chosen round by round."""
+        """Whether anything is chosen round by round."""
+        refines = self.decoding in REFINED and self.refine_steps == AUTO
+        return refines or self.adapts_length()
+
+    def adapts_length(self) -> bool:
+        """Whether draft lengths are."""
         return (self.block_size if self.decoding == "blt-dv" else self.draft_length) == AUTO
+
+    def passes(self) -> tuple[int, ...]:
+        """The numbers of refinement passes to choose from."""
+        if self.decoding not in REFINED:
+            return (0,)
+        return tuple(range(AUTO_PASSES + 1)) if self.refine_steps == AUTO else (self.refine_steps,)
 
     def block_width(self, config: Any) -> int:
         """Positions of a drafted block; 0 for decodings without blocks."""
@@ -93,6 +125,10 @@ class DecodingSettings:
 
     def longest_draft(self, config: Any) -> int:
         """Bytes of the longest draft, without the byte that verification adds."""
+        return max(self.longest_own_draft(config), self.prompt_lookup_num_tokens or 0)
+
+    def longest_own_draft(self, config: Any) -> int:
+        """The same, of drafts that are not looked up."""
         if self.decoding == "blt-s":
             return LONGEST_DRAFT if self.draft_length == AUTO else self.draft_length
         return self.block_width(config)
@@ -106,16 +142,18 @@ class DecodingSettings:
         if self.decoding in ("blt-d", "blt-dv"):
             self._check_block(config)
         length = self.draft_length
-        if self.decoding == "blt-s" and length != AUTO and not (isinstance(length, int) and 1 <= length <= 128):
-            raise ValueError(f"`draft_length` is {length!r}: give 1 to 128 bytes, or 'auto'.")
+        if self.decoding == "blt-s" and length != AUTO and not _is_count(length, 1, LONGEST_GIVEN):
+            raise ValueError(f"`draft_length` is {length!r}: give 1 to {LONGEST_GIVEN} bytes, or 'auto'.")
+        self._check_refinement()
+        self._check_lookup()
         for name in ("confidence_threshold", "draft_confidence"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ValueError(f"`{name}` is {value}: give a probability.")
-        for name, unit in (("entropy_bound", "nats"), ("draft_cost", "a share of a round")):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"`{name}` is {value}: give {unit}, 0 or more.")
+        if self.entropy_bound < 0:
+            raise ValueError(f"`entropy_bound` is {self.entropy_bound}: give nats, 0 or more.")
+        if self.draft_cost is not None:
+            DraftCosts.given(self.draft_cost)
         if self.close_patch and self.decoding != "blt-d":
             raise ValueError(
                 "`close_patch` belongs to `decoding='blt-d'`: verification needs the true patch boundaries."
@@ -123,6 +161,32 @@ class DecodingSettings:
         for name in ("paper_passes", "draft_confidence"):
             if getattr(self, name) not in (None, False) and self.decoding not in VERIFIED:
                 raise ValueError(f"`{name}` belongs to verified decodings: choose `decoding` from {VERIFIED}.")
+
+    def _check_refinement(self) -> None:
+        steps = self.refine_steps
+        if steps != AUTO and not _is_count(steps, 0, MOST_PASSES):
+            raise ValueError(f"`refine_steps` is {steps!r}: give 0 to {MOST_PASSES} passes, or 'auto'.")
+        if steps == AUTO and self.decoding == "blt-d":
+            raise ValueError(
+                "`refine_steps` is 'auto' with `decoding='blt-d'`: it is chosen from acceptance, and only verified "
+                "decodings reject anything; give a number."
+            )
+        if steps != 0 and self.decoding == "blt-s" and self.paper_passes:
+            raise ValueError(
+                f"`refine_steps` is {steps!r} with `paper_passes=True` and `decoding='blt-s'`: the paper's pass drafts "
+                "byte by byte; give `refine_steps=0`, or leave `paper_passes` False."
+            )
+
+    def _check_lookup(self) -> None:
+        for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"):
+            value = getattr(self, name)
+            if value is not None and not _is_count(value, 1, LONGEST_GIVEN):
+                raise ValueError(f"`{name}` is {value!r}: give 1 to {LONGEST_GIVEN} bytes, or None.")
+        if self.prompt_lookup_num_tokens is not None and self.decoding == "blt-d":
+            raise ValueError(
+                "`prompt_lookup_num_tokens` is given with `decoding='blt-d'`, which verifies nothing: it would copy "
+                "what is looked up as it is; choose another decoding, or leave it None."
+            )
 
     def _check_block(self, config: Any) -> None:
         trained = config.block_size
@@ -147,6 +211,10 @@ class DecodingSettings:
                 f"`block_size` is {self.block_size!r}: this checkpoint was trained for blocks of {trained} bytes; "
                 f"give 2 .. {trained}, or 'auto' (blt-dv)."
             )
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 class FBLTGenerationConfig(GenerationConfig):

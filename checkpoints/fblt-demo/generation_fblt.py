@@ -95,10 +95,20 @@ class FBLTGenerationMixin(GenerationMixin):
         return prepared, model_kwargs
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
-        if generation_mode == GenerationMode.ASSISTED_GENERATION:
+        others = [n for n in ("use_mtp", "assistant_early_exit") if getattr(generation_config, n, None)]
+        others += ["assistant_model"] if generation_mode_kwargs.get("assistant_model") is not None else []
+        if others:
             raise ValueError(
-                "`assistant_model` and `prompt_lookup_num_tokens` are not supported: FBLT drafts and verifies by "
-                "itself; choose decoding='blt-dv' or 'blt-s' instead."
+                f"`{others[0]}` is not supported: FBLT drafts and verifies by itself; choose decoding='blt-dv' or "
+                "'blt-s' instead."
+            )
+        if generation_mode == GenerationMode.ASSISTED_GENERATION:
+            # Lookup, which is a drafter here, and asks nothing of sampling that the other drafters do not.
+            generation_mode = GenerationMode.SAMPLE
+        elif getattr(generation_config, "prompt_lookup_num_tokens", None) is not None:
+            raise ValueError(
+                f"`prompt_lookup_num_tokens` is given with {generation_mode.value.replace('_', ' ')}: drafts are "
+                "verified in greedy search and in sampling only; leave it None."
             )
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
@@ -179,7 +189,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 scores = state.choose.after(state, logits, draft.ids)
                 new, accepted = state.choose.verify(draft, scores)
                 length, record = accepted + 1, {"scores": scores, "logits": logits}
-                drafter.observe(draft.lengths, accepted, state.active)
+                drafter.observe(draft.lengths, accepted)
             else:
                 new, accepted, length, record = draft.ids, draft.lengths, draft.lengths, draft.record
             # 4. Stop or go on.
@@ -200,6 +210,10 @@ class FBLTGenerationMixin(GenerationMixin):
             streamer.end()
         state.take_back(criteria.kept(state))
         return self._finish(state, generation_config)
+
+    def _assisted_decoding(self, *args, **kwargs) -> FBLTGenerateOutput | torch.LongTensor:
+        """Where transformers turns to when prompt lookup is asked for: the same loop."""
+        return self._sample(*args, **kwargs)
 
     def _finish(self, state: GenerationState, generation_config):
         """Feeds the cache up to the last byte but one, and joins the prompt's columns and the new bytes."""

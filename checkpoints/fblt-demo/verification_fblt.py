@@ -13,6 +13,13 @@ def _prefix_length(accepted: torch.Tensor, lengths: torch.Tensor) -> torch.Tenso
     return (accepted & (position < lengths[:, None])).long().cumprod(dim=1).sum(dim=1)
 
 
+def confident_length(confidence: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    """Leading positions of `[batch, r]` whose confidence reaches `threshold`: `[batch]`."""
+    if threshold is None:
+        return torch.full_like(confidence[:, 0], confidence.shape[1], dtype=torch.long)
+    return (confidence >= threshold).long().cumprod(dim=1).sum(dim=1)
+
+
 def accept_greedy(draft: torch.Tensor, lengths: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     """Length of the longest prefix of a draft that plain decoding would have written.
 

@@ -21,12 +21,20 @@ VERIFIED = {
     "blt-dv one step": {"decoding": "blt-dv", "unmasking": "one_step"},
     "blt-dv confidence": {"decoding": "blt-dv", "unmasking": "confidence", "confidence_threshold": 0.012},
     "blt-dv entropy": {"decoding": "blt-dv", "unmasking": "entropy", "entropy_bound": 16.0, "block_size": 4},
+    "blt-s passes": {"decoding": "blt-s", "draft_length": 4, "refine_steps": 2},
+    "blt-dv pass, lookup": {
+        "decoding": "blt-dv",
+        "refine_steps": 1,
+        "prompt_lookup_num_tokens": 6,
+        "max_matching_ngram_size": 2,
+    },
 }
 DRAFTED = {
     "blt-d confidence": {"decoding": "blt-d", "unmasking": "confidence", "confidence_threshold": 0.012},
     "blt-d entropy": {"decoding": "blt-d", "unmasking": "entropy", "entropy_bound": 11.0},
     "blt-d one step": {"decoding": "blt-d", "unmasking": "one_step"},
     "blt-d closed": {"decoding": "blt-d", "unmasking": "one_step", "close_patch": True},
+    "blt-d passes": {"decoding": "blt-d", "unmasking": "one_step", "refine_steps": 2},
 }
 ALL = {"ar": {"decoding": "ar"}, **VERIFIED, **DRAFTED}
 

@@ -12,7 +12,7 @@ from modeling_fblt import cache_fblt
 from modeling_fblt.cache_fblt import FBLTCache
 from modeling_fblt.chunk_fblt import CHUNK_BYTES, cut
 from modeling_fblt.configuration_fblt import MASK_ID
-from modeling_fblt.forward_steps_fblt import Block, draft_block, draft_byte, feed
+from modeling_fblt.forward_steps_fblt import Block, draft_block, draft_bytes, feed
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
@@ -100,7 +100,7 @@ def disturb(model: FBLTForCausalLM, cache: FBLTCache, kind: str, amount: int) ->
         draft_block(model.model, Block(torch.full((batch, BLOCK), MASK_ID), anchor), cache)
     else:
         for offset in range(amount):
-            draft_byte(model.model, junk[:, offset : offset + 1], offset, cache)
+            draft_bytes(model.model, junk[:, offset : offset + 1], offset, cache)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -152,7 +152,7 @@ def test_drafted_bytes_are_what_feeding_them_gives_as_long_as_no_patch_ends(deco
     feed(model.model, ids[:, :20], lengths, cache)
     for offset in range(LENGTH - 21):
         position = lengths + offset
-        drafted = draft_byte(model.model, ids.gather(1, position[:, None]), offset, cache)
+        drafted = draft_bytes(model.model, ids.gather(1, position[:, None]), offset, cache)
         torch.testing.assert_close(drafted[:, 0], expected[torch.arange(2), position], **CLOSE)
 
 

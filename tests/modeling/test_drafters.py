@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from modeling_fblt.draft_length_fblt import DraftLength, best_length
-from modeling_fblt.drafters_fblt import confident_length
+from modeling_fblt.pace_fblt import Pace, Way, best_lengths
+from modeling_fblt.verification_fblt import confident_length
 from tests.modeling.naive_decoding import NEVER, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import BLOCK
 
@@ -88,16 +88,18 @@ def naive_best_length(acceptance: float, byte_cost: float, longest: int) -> int:
 @pytest.mark.parametrize("byte_cost", [0.0, 0.05, 0.3, 2.0])
 @pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.7, 0.95, 1.0])
 def test_the_draft_length_earns_most(acceptance, byte_cost):
-    assert best_length(acceptance, byte_cost, 16) == naive_best_length(acceptance, byte_cost, 16)
+    rates = torch.tensor([acceptance, 0.5], dtype=torch.float64)
+    lengths, _ = best_lengths(rates, Way(0, 0.0, byte_cost, range(1, 17)))
+    assert lengths.tolist() == [naive_best_length(rate, byte_cost, 16) for rate in rates.tolist()]
 
 
-def test_the_draft_length_follows_acceptance():
-    draft_length = DraftLength(byte_cost=0.1, longest=16)
+def test_the_pace_follows_acceptance():
+    pace, ready = Pace(lambda rows: ([Way(0, 0.0, 0.1, range(1, 17))], None)), torch.ones(2, dtype=torch.bool)
     lengths = []
     for accepted in (7, 0):
         for _ in range(40):
-            draft_length.observe(
-                torch.tensor([8, 8, 8]), torch.tensor([accepted, accepted, 3]), torch.tensor([True, True, False])
-            )
-        lengths.append(draft_length.length())
-    assert lengths[0] > lengths[1] == 1
+            pace.plan(ready)
+            pace.observe(torch.tensor([8, 8]), torch.tensor([accepted, accepted]), ~ready)
+        lengths.append(pace.plan(ready).lengths.tolist())
+    assert lengths[0][0] > lengths[1][0] == 1
+    assert all(first == second for first, second in lengths)

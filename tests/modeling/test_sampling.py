@@ -6,6 +6,7 @@ passes without a cache, and 5,000 sampled texts (20,000 in the long form) are he
 with a fixed seed.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -18,10 +19,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from modeling_fblt import byte_choice_fblt
+from modeling_fblt import byte_choice_fblt, drafters_fblt
+from modeling_fblt.byte_choice_fblt import ByteChoice
 from modeling_fblt.configuration_fblt import VOCAB_SIZE
 from modeling_fblt.drafters_fblt import BlockFiller
-from modeling_fblt.verification_fblt import accept_sampled
+from modeling_fblt.lookup_fblt import with_copies
+from modeling_fblt.verification_fblt import accept_greedy, accept_sampled
 from tests.modeling.naive_decoding import NEVER
 from tests.modeling.tiny import random_rows, tiny_model
 from tests.thorough import cases
@@ -49,12 +52,34 @@ MODES = {
     "blt-dv at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.4},
     "blt-dv auto": {"decoding": "blt-dv", "block_size": "auto", "draft_cost": 0.3},
     "blt-dv sequential, no head": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": 0.5},
+    "blt-s passes": {"decoding": "blt-s", "draft_length": 3, "refine_steps": 2},
+    "blt-s passes auto": {"decoding": "blt-s", "draft_length": "auto", "refine_steps": "auto", "draft_cost": 0.3},
+    "blt-dv pass": {"decoding": "blt-dv", "refine_steps": 1},
+    "blt-dv passes at the patch": {
+        "decoding": "blt-dv",
+        "refine_steps": 3,
+        "block_anchor": "patch",
+        "draft_confidence": 0.4,
+    },
+    "lookup": {"decoding": "ar", "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
+    "lookup beside blocks": {
+        "decoding": "blt-dv",
+        "prompt_lookup_num_tokens": 3,
+        "max_matching_ngram_size": 2,
+    },
+    "lookup beside passes": {
+        "decoding": "blt-dv",
+        "refine_steps": 2,
+        "prompt_lookup_num_tokens": 2,
+        "max_matching_ngram_size": 2,
+    },
 }
 HEAD_MODES = {
     "head, one step": {"decoding": "blt-dv"},
     "head, sequential": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": 0.55},
     "head, at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.45},
     "head, two passes": {"decoding": "blt-dv", "paper_passes": True},
+    "head, refined": {"decoding": "blt-dv", "refine_steps": 1},
 }
 
 
@@ -78,7 +103,8 @@ def model_with_head():
 
 
 def prompt() -> torch.Tensor:
-    return random_rows(1, 9, seed=4)
+    """Random bytes, then some of the alphabet, so that what is written has stood there before, or has not."""
+    return torch.cat([random_rows(1, 9, seed=4), torch.tensor([[80, 80, 90, 70, 80]])], dim=1)
 
 
 @functools.cache
@@ -153,7 +179,12 @@ def accept_as_certain_always(draft, lengths, target, proposal, uniform):
 
 
 @pytest.mark.parametrize(
-    ("rule", "mode"), [(accept_without_residual, "blt-dv one step"), (accept_as_certain_always, "blt-s")]
+    ("rule", "mode"),
+    [
+        (accept_without_residual, "blt-dv one step"),
+        (accept_as_certain_always, "blt-s"),
+        (accept_without_residual, "lookup"),
+    ],
 )
 def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
     monkeypatch.setattr(byte_choice_fblt, "accept_sampled", rule)
@@ -171,3 +202,64 @@ def test_proposals_of_the_block_alone_are_found_out(monkeypatch, mode):
 
     monkeypatch.setattr(BlockFiller, "_from_left", judged_without)
     assert chi_square("plain", mode, draws=20_000) > LIMIT
+
+
+verify = ByteChoice.verify
+
+
+def drawn_again_where_it_differs(self, draft, scores):
+    """A plausible mistake: the byte after what was kept is drawn with random numbers of its own."""
+    choice, accepted = verify(self, draft, scores)
+    if draft.noise is None:
+        return choice, accepted
+    again = self.draw(torch.softmax(scores.float(), dim=-1))
+    differs = torch.arange(choice.shape[1]) == torch.where(accepted < draft.lengths, accepted, -1)[:, None]
+    return torch.where(differs, again, choice), accepted
+
+
+def kept_as_drafted(self, draft, scores):
+    """Another: drafted bytes are kept by greedy choice, and what comes after them is drawn."""
+    choice, _ = verify(self, draft, scores)
+    if draft.noise is None:
+        return choice, _
+    accepted = accept_greedy(draft.ids, draft.lengths, scores.argmax(-1))
+    return torch.where(torch.arange(choice.shape[1]) < accepted[:, None], scores.argmax(-1), choice), accepted
+
+
+def copies_judged_as_drawn(draft, copies, lengths):
+    """Another: copied bytes judged by what the row's own draft was drawn from."""
+    merged = with_copies(draft, copies, lengths)
+    if draft.proposals is None:
+        return merged
+    width = merged.ids.shape[1] - draft.ids.shape[1]
+    return dataclasses.replace(merged, proposals=torch.nn.functional.pad(draft.proposals, (0, 0, 0, width)))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "rule", "mode"),
+    [
+        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes"),
+        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch"),
+        (ByteChoice, "verify", kept_as_drafted, "blt-dv pass"),
+        (drafters_fblt, "with_copies", copies_judged_as_drawn, "lookup beside blocks"),
+    ],
+)
+def test_a_draft_judged_in_the_wrong_way_is_found_out(monkeypatch, owner, name, rule, mode):
+    monkeypatch.setattr(owner, name, rule)
+    assert chi_square("plain", mode, draws=20_000) > LIMIT
+
+
+@pytest.mark.parametrize("mode", ["lookup", "lookup beside blocks"])
+def test_lookup_takes_part_in_what_is_sampled(mode):
+    """In some rows of a batch, while others draft by themselves."""
+    torch.manual_seed(0)
+    settings = {**MODES[mode], "suppress_tokens": SUPPRESSED, "eos_token_id": NEVER, "return_dict_in_generate": True}
+    output = model().generate(prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=500, **settings)
+    by_itself = model().generate(
+        prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=500, **{**settings, "decoding": "ar"}
+    )
+    assert int(output.accepted.sum()) > 0
+    assert (by_itself.drafted > 0).any()
+    if mode != "lookup":
+        called = output.decoder_nfe > output.iterations
+        assert called.any() and not called.all()

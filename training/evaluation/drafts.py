@@ -75,9 +75,11 @@ def continuations(
         masked = block == config.mask_token_id
         head = model.draft_head.fill(before, hidden, logits, block, masked, _most_likely)[0][:, 1:]
 
+    # Checkpoints of before carry code that drafts one byte a call, under another name.
+    draft_bytes = getattr(steps, "draft_bytes", None) or steps.draft_byte
     byte, drafted = carried, []
     for offset in range(config.block_size - 1):
-        byte = model.byte_logits(steps.draft_byte(model.model, byte, offset, cache)).argmax(-1)
+        byte = model.byte_logits(draft_bytes(model.model, byte, offset, cache)).argmax(-1)
         drafted.append(byte)
 
     chunk = torch.cat([carried, real[:, :-1]], dim=1)
