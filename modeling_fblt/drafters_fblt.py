@@ -69,7 +69,9 @@ class VerifiedDrafter:
 
     def _own_draft(self, state: GenerationState, plan: Plan, lengths: torch.Tensor, r: int) -> Draft:
         """A draft of at most `lengths` `[batch]` bytes, `r` in the longest row, for rows that are not looked up."""
-        everyone, state.active = state.active, state.active & ~self.copied
+        everyone = state.active
+        if plan.looked_up is not None:
+            state.active = everyone & ~self.copied
         choose = state.choose
         if plan.passes:
             state.choose = choose.greedy()  # passes draw, with random numbers that nothing has used
@@ -335,7 +337,7 @@ def build_pace(settings: DecodingSettings, lm) -> Pace | FixedPace:
     def find_ways(rows: int) -> tuple[list[Way], Way | None]:
         cost = settings.draft_cost
         costs = measured_costs(lm, rows, max(longest, 2)) if cost is None else DraftCosts.given(cost)
-        lengths, block = range(least, longest + 1) if longest else (), settings.block_width(lm.config)
-        return ways_of(costs, settings.passes(), lengths, block, range(1, looked_up + 1) if looked_up else ())
+        lengths, block = range(least, longest + 1) if longest else range(0), settings.block_width(lm.config)
+        return ways_of(costs, settings.passes(), lengths, block, range(1, looked_up + 1) if looked_up else range(0))
 
     return Pace(find_ways)

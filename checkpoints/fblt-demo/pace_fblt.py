@@ -29,11 +29,11 @@ class Way:
     passes: int
     fixed: float
     byte: float
-    lengths: Sequence[int]
+    lengths: range
 
 
 def ways_of(
-    costs: DraftCosts, passes: Sequence[int], lengths: Sequence[int], block: int, looked_up: Sequence[int]
+    costs: DraftCosts, passes: Sequence[int], lengths: range, block: int, looked_up: range
 ) -> tuple[list[Way], Way | None]:
     """The ways that a decoding has to draft, one for each number of passes; and lookup, if it has that.
 
@@ -67,8 +67,8 @@ def best_lengths(acceptance: torch.Tensor, way: Way) -> tuple[torch.Tensor, torc
     Returns:
         `[batch]` lengths, of equally good ones the shortest; `[batch]` bytes per cost.
     """
-    lengths = torch.tensor(way.lengths, device=acceptance.device)
-    powers = acceptance[:, None] ** torch.arange(max(way.lengths) + 1, device=acceptance.device)
+    lengths = torch.arange(way.lengths.start, way.lengths.stop, device=acceptance.device)
+    powers = acceptance[:, None] ** torch.arange(way.lengths.stop, device=acceptance.device)
     earned = powers.cumsum(1)[:, lengths] / (1 + way.fixed + way.byte * lengths)
     best, index = earned.max(dim=1)
     return lengths[index], best

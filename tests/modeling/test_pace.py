@@ -20,13 +20,13 @@ def test_ways_cost_what_their_calls_cost():
     assert (sequential.fixed, sequential.byte) == (0, pytest.approx(0.22))  # a call for every byte
     assert (passes.fixed, passes.byte) == (pytest.approx(0.4), pytest.approx(0.04))
     assert (lookup.fixed, lookup.byte, lookup.lengths) == (0, 0.02, range(1, 5))
-    (block,), lookup = ways_of(COSTS, (1,), [8], 8, ())
+    (block,), lookup = ways_of(COSTS, (1,), range(8, 9), 8, range(0))
     assert (block.fixed, block.byte) == (pytest.approx(0.47), pytest.approx(0.03)) and lookup is None
-    assert ways_of(COSTS, (0,), (), 0, ()) == ([], None)
+    assert ways_of(COSTS, (0,), range(0), 0, range(0)) == ([], None)
 
 
 def test_what_a_length_earns():
-    lengths, earned = best_lengths(torch.tensor([0.5, 0.0], dtype=torch.float64), Way(0, 0.5, 0.25, [3]))
+    lengths, earned = best_lengths(torch.tensor([0.5, 0.0], dtype=torch.float64), Way(0, 0.5, 0.25, range(3, 4)))
     assert lengths.tolist() == [3, 3]
     assert earned.tolist() == pytest.approx([(1 + 0.5 + 0.25 + 0.125) / 2.25, 1 / 2.25])
 
@@ -52,7 +52,7 @@ def run(pace: Pace, rounds: int, rate: dict[int, float], copied: torch.Tensor = 
     ],
 )
 def test_the_number_of_passes_is_what_pays(rate, call, best):
-    ways = ways_of(DraftCosts(call), (0, 1, 2, 3), [8], 8, ())
+    ways = ways_of(DraftCosts(call), (0, 1, 2, 3), range(8, 9), 8, range(0))
     plans = run(Pace(lambda rows: ways), 60, rate)
     first = [plan.passes for plan in plans[: 4 * TRIALS]]
     assert first == [0, 1, 2, 3] * TRIALS
@@ -62,7 +62,7 @@ def test_the_number_of_passes_is_what_pays(rate, call, best):
 
 
 def test_passes_that_begin_to_pay_are_found():
-    ways = ways_of(DraftCosts(0.05), (0, 1), [8], 8, ())
+    ways = ways_of(DraftCosts(0.05), (0, 1), range(8, 9), 8, range(0))
     pace = Pace(lambda rows: ways)
     run(pace, 40, {0: 0.9, 1: 0.9})
     assert pace.plan(READY).passes == 0
@@ -72,7 +72,7 @@ def test_passes_that_begin_to_pay_are_found():
 
 
 def test_rows_have_lengths_of_their_own():
-    pace = Pace(lambda rows: ways_of(COSTS, (0,), range(1, 17), 0, ()))
+    pace = Pace(lambda rows: ways_of(COSTS, (0,), range(1, 17), 0, range(0)))
     for _ in range(30):
         pace.plan(READY)
         pace.observe(torch.tensor([8, 8]), torch.tensor([8, 0]), OWN)
