@@ -167,7 +167,7 @@ def compare(tally: Tally, plain: Tally | None) -> str:
 
 def notes(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[str]:
     """What a reader of the table should know."""
-    sizes = ", ".join(f"{name} {parameters[name] / 1e6:.2f} M" for name in COMPONENTS)
+    sizes = ", ".join(f"{name} {parameters[name] / 1e6:.2f} M" for name in COMPONENTS if parameters.get(name))
     lines = [
         "Text is greedy, and small models repeat themselves: what is repeated is easy to draft, so other text gains "
         "less. The share of distinct 8-grams (strings of 8 bytes) tells how much is new.",

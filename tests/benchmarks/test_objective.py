@@ -73,7 +73,7 @@ def test_variants_are_trained_judged_and_kept(folder, monkeypatch):
     first = objective.main([*command, "--variants", f"{objective.BASE},block_size: 16"], standalone_mode=False)
     assert json.loads(output.read_text()) == first
     before, figures = first["before"], first["variants"]
-    assert list(figures) == [f"{objective.BASE},block_size: 16"]
+    assert list(figures) == [objective.BASE, "block_size: 16"]
     assert all(found["bits_per_byte"] != before["bits_per_byte"] for found in figures.values())
     assert len(figures[objective.BASE]["one_step"]["histogram"]) == 8
     assert len(figures["block_size: 16"]["one_step"]["histogram"]) == 16
