@@ -18,7 +18,8 @@ from types import SimpleNamespace
 import click
 import numpy as np
 import torch
-from fblt.training.draft_head import BlockStates, block_states, train_head
+from fblt.training.evaluation.measures import share
+from fblt.training.running.draft_head import BlockStates, block_states, train_head
 from fblt.training.train_draft_head import data_rows, load_float32
 
 from .harness import FILE, POSITIVE, Listed, benchmark, build_console, build_table, number, option, save, start
@@ -120,12 +121,15 @@ def print_results(results: dict, console) -> None:
     for kind in ("one step", "ar"):
         row = base[kind]
         table.add_row(
-            kind, number(row["mean"], 3), number(row["standard_error"], 3), number(row["mean"] / base["ar"]["mean"], 3)
+            kind,
+            number(row["mean"], 3),
+            number(row["standard_error"], 3),
+            number(share(row["mean"], base["ar"]["mean"]), 3),
         )
     for name, row in results["variants"].items():
         seconds = statistics.fmean(seed["processor_seconds"] for seed in row["seeds"])
-        share = row["mean"] / base["ar"]["mean"]
-        figures = (number(row["mean"], 3), number(row["standard_error"], 3), number(share, 3))
+        of_ar = share(row["mean"], base["ar"]["mean"])
+        figures = (number(row["mean"], 3), number(row["standard_error"], 3), number(of_ar, 3))
         table.add_row(name, *figures, str(row["parameters"]), number(seconds, 0))
     console.print(table)
 
