@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from fblt.benchmarks import draft_head
-from fblt.training.draft_head import BlockStates
+from fblt.training.running.draft_head import BlockStates
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from tests.cli import succeed

@@ -11,11 +11,13 @@ import yaml
 
 pytest.importorskip("datasets")
 
-from fblt.training.draft_head import BlockStates, block_states, head_loss, random_blocks, train_head  # noqa: E402
-from fblt.training.run import load_initial  # noqa: E402
+from fblt.training.recipe import load_recipe  # noqa: E402
+from fblt.training.run import build_trainer, load_initial, run  # noqa: E402
+from fblt.training.running.draft_head import BlockStates, block_states, head_loss, random_blocks, train_head  # noqa: E402
 from fblt.training.running.optimizers import build_optimizer  # noqa: E402
 from fblt.training.train_draft_head import main  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM  # noqa: E402
 from modeling_fblt.cache_fblt import FBLTCache  # noqa: E402
@@ -23,7 +25,7 @@ from modeling_fblt.configuration_fblt import MASK_ID  # noqa: E402
 from modeling_fblt.forward_steps_fblt import Block, draft_block, feed  # noqa: E402
 from tests.cli import refusal, succeed  # noqa: E402
 from tests.modeling.tiny import BLOCK, packed_row, tiny_model  # noqa: E402
-from tests.training.runs import LENGTH, MODEL, write_data, write_recipe  # noqa: E402
+from tests.training.runs import LENGTH, MODEL, losses, write_data, write_recipe  # noqa: E402
 
 
 def rows() -> torch.Tensor:
@@ -134,6 +136,40 @@ def test_training_changes_the_head_alone_and_repeats():
             assert torch.equal(value, before[name]) != name.startswith("draft_head."), name
         heads.append(model.draft_head.state_dict())
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_a_head_trains_with_the_rest_and_resumes(tmp_path):
+    settings = {"model": {"draft_head_config": {"hidden_size": 6}, "draft_head_loss_weight": 0.5}}
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2}
+    whole = write_recipe(tmp_path, "whole", trainer={"max_steps": 4, **evaluated}, **settings)
+    run(load_recipe(whole))
+    logged = losses(tmp_path / "whole")
+    for entry in logged.values():
+        drafted = MODEL.get("diffusion_loss_weight", 1.0) * entry["diffusion_loss"] + 0.5 * entry["draft_head_loss"]
+        assert entry["draft_head_loss"] > 0
+        assert entry["loss"] == pytest.approx(entry["next_byte_loss"] + drafted, rel=1e-4)
+    history = json.loads((tmp_path / "whole" / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert any("eval_draft_head_leading_correct" in entry for entry in history)
+    assert FBLTForCausalLM.from_pretrained(tmp_path / "whole" / "final").draft_head is not None
+
+    parts = load_recipe(write_recipe(tmp_path, "parts", trainer={"max_steps": 4, **evaluated}, **settings))
+    stopped = StepLimit(build_trainer(parts), 2)
+    assert stopped.checkpoint.is_dir()
+    run(parts)
+    assert losses(tmp_path / "parts") == logged
+
+
+class StepLimit:
+    """A run that is left after so many steps, as if it had been killed then."""
+
+    def __init__(self, trainer, steps: int):
+        class Stop(TrainerCallback):
+            def on_save(self, args, state, control, **kwargs):
+                control.should_training_stop = state.global_step >= steps
+
+        trainer.add_callback(Stop())
+        trainer.train()
+        self.checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{steps}"
 
 
 # --- the command ---
