@@ -18,6 +18,7 @@ from training.instructions import instruction_rows, is_instructions, load_instru
 from training.packed import is_packed, load_packed
 from training.patching_model import load_trained_patcher
 from training.recipe import OBJECTIVE
+from training.restoration.rows import DamagedLines, held_out_examples, load_lines
 from training.run_metrics import row_anchors
 from training.sequences import collate, packed_dataset
 from training.sharded import allow_sharding_on_cpu
@@ -86,8 +87,13 @@ def row_folder(recipe: dict, split: str, model: FBLTForCausalLM) -> Path:
     return Path(recipe["output"]) / "rows" / f"{split}-{digest.hexdigest()[:16]}"
 
 
-def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset:
-    """Rows with patch starts: as packed, or made once of instructions or documents and kept with the run."""
+def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset | DamagedLines:
+    """Rows with patch starts: as packed, or made once of instructions or documents and kept with the run.
+
+    Damaged lines for training are drawn when they are asked for, and come without patch starts.
+    """
+    if "damage" in recipe:
+        return damaged_rows(recipe, split, model)
     if is_packed(recipe["data"]):
         return load_packed(recipe["data"], split, recipe["sequence_length"], model, recipe.get("max_bytes"))
     if is_instructions(recipe["data"]):
@@ -104,6 +110,15 @@ def patched_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset:
         rows.save_to_disk(str(written))
         publish(written, folder)
     return load_from_disk(str(folder)).with_format("torch")
+
+
+def damaged_rows(recipe: dict, split: str, model: FBLTForCausalLM) -> Dataset | DamagedLines:
+    """Lines to restore: training rows with damage of their own in each epoch, validation rows made once."""
+    lines = load_lines(recipe["data"], split)["text"]
+    if split == "train":
+        return DamagedLines(lines, recipe["damage"], recipe["seed"], recipe["sequence_length"])
+    examples = held_out_examples(lines, recipe["damage"], recipe["seed"])
+    return instruction_rows(examples, recipe["sequence_length"], model.model.eval())
 
 
 def training_arguments(recipe: dict) -> TrainingArguments:
