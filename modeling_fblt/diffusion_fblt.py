@@ -147,7 +147,6 @@ def build_blocks(
         position.shape, config.corruption, config.diffusion_t_min, config.draft_fraction, ids.device
     )
     masked = masked & present & (labels != IGNORED)
-    present = present & masked.any(-1, keepdim=True)  # a block without loss, as within a prompt, costs nothing
     block_ids = at(ids, flat)
     return Blocks(
         anchors=anchors,

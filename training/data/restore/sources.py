@@ -1,4 +1,7 @@
-"""Where the lines come from: packages, the files to read in them, and how."""
+"""Where the lines come from: packages, the files to read in them, and how.
+
+Package descriptions are left out: their translators' licence is not told anywhere that could go with the text.
+"""
 
 import gzip
 import re
@@ -37,7 +40,6 @@ class LineSource:
         files: a regular expression that the paths to read match from `usr/` on.
         read: a file's blocks of text.
         prose: whether it is the out-of-domain test, never trained on.
-        shared_names: whether a file's name means the same document in all languages, so that it is held out in all.
     """
 
     name: str
@@ -144,7 +146,7 @@ SOURCES = (
         packages=("wesnoth-1.16-data", "wesnoth-1.16-dw", "wesnoth-1.16-httt"),
         licence="GPL-2+",
         description="The Battle for Wesnoth: tales, dialogues and descriptions",
-        files=r"usr/share/games/wesnoth/.*/LC_MESSAGES/[^/]*\.mo$",
+        files=r"usr/share/games/wesnoth/.*/LC_MESSAGES/wesnoth-(dw|httt|help|units|tutorial|wc)\.mo$",
         read=read_catalog,
         prose=True,
     ),
