@@ -5,7 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.restoration.damage import (
@@ -31,6 +31,7 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+@settings(max_examples=100, deadline=None)
 @given(texts)
 def test_stripped_letters_are_those_of_the_latin_alphabet(text):
     stripped = strip_marks(text)
@@ -46,11 +47,13 @@ def test_letters_that_have_no_separate_mark():
     )
 
 
+@settings(max_examples=100, deadline=None)
 @given(texts)
 def test_composed_and_decomposed_text_lose_their_marks_alike(text):
     assert strip_marks(unicodedata.normalize("NFD", text)) == strip_marks(unicodedata.normalize("NFC", text))
 
 
+@settings(max_examples=100, deadline=None)
 @given(texts)
 def test_plain_text_is_lower_case_and_has_signs_within_words_only(text):
     plain = make_plain(text)
@@ -108,6 +111,7 @@ def test_errors_are_of_the_four_kinds_and_all_of_them_come():
     assert seen == one_typo_away(line)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.text("abc d.", max_size=30), st.integers(0, 2**32))
 def test_no_errors_at_a_rate_of_nothing_and_none_outside_letters(line, seed):
     assert add_typos(line, 0.0, generator(seed)) == line
@@ -131,6 +135,7 @@ def test_rates_are_drawn_evenly_up_to_the_highest(monkeypatch):
     assert counts.sum() == 2000 and counts.min() > 250 and counts.max() < 420
 
 
+@settings(max_examples=100, deadline=None)
 @given(texts, st.integers(0, 2**32))
 def test_kinds_build_on_each_other(line, seed):
     assert damage(line, "none", generator(seed)) == line

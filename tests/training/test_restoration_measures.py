@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("datasets")
 
 from datasets import Dataset, DatasetDict  # noqa: E402
-from hypothesis import given  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from training.restoration import evaluate  # noqa: E402
@@ -28,6 +28,7 @@ def naive_distance(one: str, other: str) -> int:
     return table[-1][-1]
 
 
+@settings(max_examples=100, deadline=None)
 @given(short, short)
 def test_edit_distance(one, other):
     assert edit_distance(one, other) == naive_distance(one, other)
@@ -40,6 +41,7 @@ def test_words_are_compared_in_place_or_by_their_longest_runs():
     assert right_words("a b", "") == [False, False]
 
 
+@settings(max_examples=100, deadline=None)
 @given(short, short)
 def test_all_words_are_right_only_in_equal_texts(line, restored):
     assert all(right_words(line, line))
@@ -74,10 +76,11 @@ def test_most_frequent_forms():
     assert forms.restore("inconnu", "plain") == forms.restore("inconnu", "accents") == "inconnu"
     assert forms.restore("La Cle", "none") == "La Cle"
     assert not forms.is_ambiguous("clé", "accents") and not forms.is_ambiguous("la", "none")
-    forms = FrequentForms(["la là la là", "la, là"])
+    forms = FrequentForms(["la là la là", "la, là la"])
     assert forms.is_ambiguous("là.", "accents") and forms.is_ambiguous("la", "plain")
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.text("ab.,(é", max_size=8))
 def test_a_split_word_is_whole(word):
     assert "".join(split_word(word)) == word

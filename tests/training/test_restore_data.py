@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("datasets")
 
 from datasets import load_from_disk  # noqa: E402
-from hypothesis import given  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from training.data.restore import build  # noqa: E402
@@ -135,6 +135,7 @@ def test_english_lines_are_told():
     assert not is_native("Show the liste of files in this dossier, é", FRENCH)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=400))
 def test_whatever_comes_out_is_usable(text):
     for line in lines_of(text + " les fichiers de la liste.", FRENCH):
@@ -178,6 +179,7 @@ def test_near_duplicates_have_one_key():
     assert near_key("Ouvrez la porte") != near_key("Ouvrez les portes")
 
 
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["docs", "tales"]), st.text("eé 1.E", max_size=3)))
 )
