@@ -24,6 +24,10 @@ COMMANDS = {
         "Train a draft head for saved weights, left as they are.",
     ),
     "evaluate": ("fblt.training.evaluation.evaluate:main", "Measure a checkpoint on held-out text."),
+    "evaluate-restoration": (
+        "fblt.training.evaluation.restoration.evaluate:main",
+        "Measure how well a model restores held-out lines.",
+    ),
     "export": ("fblt.training.publishing.export:main", "Make a training checkpoint a folder to load and share."),
     "model-card": (
         "fblt.training.publishing.model_card:main",

@@ -11,12 +11,13 @@ from transformers import TrainingArguments
 
 from modeling_fblt import FBLTConfig
 
+from .data.restore.damage import check_shares
 from .running.optimizers import build_optimizer
 
 EXAMPLE = "see training/recipes/demo.yaml for all sections"
 REQUIRED = ("seed", "data", "output", "sequence_length", "optimizer", "trainer")
 FRESH = ("model", "patcher")  # required unless `init_from` names weights to start from; no patcher, no `patcher`
-OPTIONAL = ("max_bytes", "hold_out", "attn_implementation", "init_from", "evaluation_drafts")
+OPTIONAL = ("max_bytes", "hold_out", "attn_implementation", "init_from", "evaluation_drafts", "damage")
 PATCHER = ("output", "sequence_length", "mean_patch_length", "optimizer", "trainer")
 # What a run may change about saved weights: how they are trained, not what they are.
 OBJECTIVE = (
@@ -69,6 +70,8 @@ def check_recipe(recipe: Any, name: str) -> None:
                 f"`recipe` {name!r}: section {section!r} is {recipe[section]!r}, not a mapping: {EXAMPLE}."
             )
     _check_run(recipe, name, "")
+    if "damage" in recipe:
+        check_shares(recipe["damage"], "damage")
     if "patcher" in recipe:
         _refuse_unknown(recipe["patcher"], PATCHER, name, "patcher.")
         _check_run(recipe["patcher"], name, "patcher.")

@@ -10,6 +10,7 @@ from transformers import TrainingArguments, set_seed
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 from .evaluation.run_metrics import row_anchors
+from .packing.damaged_lines import lines_for_model
 from .packing.patching import load_trained_patcher
 from .packing.run_rows import rows_for_model
 from .packing.sequences import collate
@@ -100,7 +101,8 @@ def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
     with arguments.main_process_first(desc="rows"):
         if arguments.should_save:
             clean(output)
-        rows = rows_for_model(recipe, model.model.eval())
+        find_rows = lines_for_model if "damage" in recipe else rows_for_model
+        rows = find_rows(recipe, model.model.eval())
     model.set_attn_implementation(recipe.get("attn_implementation", "eager"))
     anchors = []
     if model.config.block_size is not None and arguments.eval_strategy != "no":

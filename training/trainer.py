@@ -14,6 +14,7 @@ from modeling_fblt import FBLTForCausalLM
 
 from .evaluation.run_metrics import StepSums, draft_metrics, print_metrics
 from .evaluation.samples import Anchor
+from .packing.damaged_lines import DamagedLines, SimilarLengths
 from .running.checkpoints import UNFINISHED, clean, rotate
 from .running.optimizers import build_optimizer
 from .running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
@@ -51,6 +52,13 @@ class FBLTTrainer(RecipeTrainer):
         self.output = Path(self.args.output_dir)
         self.sums = StepSums(self.args.device)
         self.writes_aside = False
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, DamagedLines):
+            step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            return SimilarLengths(rows.lengths, step, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     # --- metrics ---
 

@@ -72,6 +72,8 @@ class BlockAttentionContext:
 
     def __init__(self, document_start: torch.Tensor, window: int, anchors: torch.Tensor, present: torch.Tensor):
         layout = TrainingLayout.of(document_start, anchors, present)
+        # Nothing is further away than the longest document's first byte: smaller tiles, fewer products, equal results.
+        window = min(window, int((layout.position - layout.document_start).max()) + 1)
         self.clean = TiledContext(layout.document_start[None, : layout.length], window)
         device, block_size = anchors.device, present.shape[2]
         # Few blocks to a group: it computes all products among them, of which only each block's own count.

@@ -56,6 +56,13 @@ def write_instructions(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_lines(folder: Path) -> None:
+    """Lines of different lengths to restore."""
+    lines = ["Žluťoučký kůň. " * words + "Ódy!" for words in range(3)]
+    splits = {"train": lines * 5, "validation": lines}
+    DatasetDict({name: Dataset.from_dict({"text": found}) for name, found in splits.items()}).save_to_disk(str(folder))
+
+
 def write_patcher(folder: Path, model: dict) -> None:
     """A random patcher, as `fblt train-patcher` leaves it, with a threshold amid its entropies."""
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ from tests.training.runs import (
     losses,
     write_data,
     write_instructions,
+    write_lines,
     write_patcher,
     write_recipe,
 )
@@ -59,10 +60,13 @@ def test_every_recipe_trains_two_steps_at_a_shrunken_size(path, tmp_path):
     else:
         sizes = {name: part | MODEL[name] for name, part in recipe["model"].items() if isinstance(part, dict)}
         recipe["model"] |= sizes
+    if "patcher" in recipe:
         recipe["patcher"]["output"] = str(tmp_path / "patcher")
         write_patcher(tmp_path / "patcher", recipe["model"])
     if path.stem == "sft":
         write_instructions(tmp_path / "data")
+    elif "damage" in recipe:
+        write_lines(tmp_path / "data")
     else:
         write_data(tmp_path / "data")
     check_recipe(recipe, path.name)

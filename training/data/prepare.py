@@ -23,6 +23,7 @@ from fblt.files import appearing_folder
 
 from .packages import Package, check_tools, download, missing_packages, read_package, unpack
 from .readers import Document
+from .restore.build import main as build_lines
 from .sources import COMMON_TRANSFORMATIONS, SOURCES, DemoSource
 from .splits import SPLITS, assign_splits, drop_repeated
 
@@ -201,6 +202,8 @@ def demo(output: Path, cache_dir: Path, packages: Path | None, seed: int, overwr
     print_table(manifest, Console())
     click.echo(f"written: {output}")
 
+
+main.add_command(build_lines, "restore")
 
 if __name__ == "__main__":
     main()

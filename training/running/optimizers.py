@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from .float_muon import FloatMuon, is_bfloat16_slow
+
 # Tables and heads are matrices too, but their rows are not features of one space: AdamW suits them better.
 NOT_FOR_MUON = ("embed", "table", "lm_head", "draft_head")
 
@@ -69,4 +71,5 @@ def build_optimizer(
     adamw = AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=1e-8)
     if name == "adamw":
         return adamw
-    return MuonWithAdamW(Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay), adamw)
+    kind = FloatMuon if is_bfloat16_slow(matrices) else Muon
+    return MuonWithAdamW(kind(matrices, lr=muon_learning_rate, weight_decay=weight_decay), adamw)

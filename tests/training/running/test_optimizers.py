@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+from fblt.training.running.float_muon import FloatMuon, orthogonal
 from fblt.training.running.optimizers import NOT_FOR_MUON, build_optimizer
+from torch.optim import Muon
 from transformers import get_scheduler
 
 from modeling_fblt import FBLTForCausalLM
@@ -88,3 +90,28 @@ def test_the_trainers_schedules_move_every_group(name, schedule, settings, share
         scheduler.step()
     for step, share in zip((0, 5, 10, 55, 100), shares, strict=True):
         assert found[step] == pytest.approx([share] * len(full), abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)])
+def test_muon_in_float32_is_torchs_but_for_rounding(shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(4)]
+    moved = {}
+    for kind in (Muon, FloatMuon):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = kind([parameter], lr=0.02, weight_decay=0.05)
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        moved[kind] = parameter.detach() - start
+        assert optimizer.state_dict()["state"][0]["momentum_buffer"].shape == shape
+    assert (moved[Muon] - moved[FloatMuon]).norm() < 0.02 * moved[Muon].norm()
+
+
+def test_an_orthogonalised_matrix_has_singular_values_near_one():
+    torch.manual_seed(0)
+    muon = Muon([torch.nn.Parameter(torch.zeros(2, 2))])
+    settings = muon.param_groups[0]
+    found = orthogonal(torch.randn(12, 30), settings["ns_coefficients"], settings["ns_steps"], settings["eps"])
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.5 and values.max() < 1.5

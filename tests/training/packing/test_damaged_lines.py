@@ -1,0 +1,136 @@
+"""Rows of damaged lines: their contents, their order, and a run on them that is killed and goes on."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("datasets")
+
+from datasets import Dataset, DatasetDict  # noqa: E402
+from fblt.training.data.restore.damage import draw_damage  # noqa: E402
+from fblt.training.packing.damaged_lines import DamagedLines, SimilarLengths, held_out_examples, load_lines  # noqa: E402
+from fblt.training.recipe import load_recipe  # noqa: E402
+from fblt.training.run import build_trainer, run  # noqa: E402
+from fblt.training.running.checkpoints import newest_checkpoint  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+
+from modeling_fblt.configuration_fblt import BYTE_OFFSET  # noqa: E402
+from tests.training.runs import losses, write_recipe  # noqa: E402
+
+SHARES = {"accents": 0.25, "plain": 0.35, "typos": 0.3, "none": 0.1}
+WORDS = ("Příliš", "žluťoučký", "kůň,", "úpěl", "ďábelské", "ódy.", "Đường", "Größe:", "łąka", "cœur!")
+
+
+def made_lines(count: int) -> list[str]:
+    """Lines of two to six words."""
+    chance = np.random.default_rng(0)
+    return [" ".join(chance.choice(WORDS, chance.integers(2, 7))) for _ in range(count)]
+
+
+def text(ids: torch.Tensor) -> str:
+    return bytes(i - BYTE_OFFSET for i in ids.tolist() if i >= BYTE_OFFSET).decode()
+
+
+def test_a_row_is_damaged_line_newline_line_and_end():
+    lines = made_lines(20)
+    rows = DamagedLines(lines, SHARES, seed=3, longest=300)
+    for epoch in (0, 2):
+        for index, line in enumerate(lines):
+            row = rows[epoch * len(rows) + index]
+            damaged = draw_damage(line, SHARES, (3, epoch, index))
+            assert text(row["input_ids"]) == f"{damaged}\n{line}"
+            assert text(row["labels"][row["labels"] >= 0]) == line
+            assert row["input_ids"][0] == 1 and row["input_ids"][-1] == row["labels"][-1] == 2
+
+
+def test_epochs_differ_in_damage_and_repeat_it():
+    rows = DamagedLines(made_lines(30), SHARES, seed=0, longest=300)
+
+    def epoch(number: int) -> list[list[int]]:
+        return [rows[number * len(rows) + index]["input_ids"].tolist() for index in range(len(rows))]
+
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+
+
+@pytest.mark.parametrize("count", [1, 7, 64, 1000])
+def test_every_row_comes_once_an_epoch_in_batches_of_similar_lengths(count):
+    lengths = np.random.default_rng(0).integers(20, 400, count)
+    sampler = SimilarLengths(lengths, batch_size=4, seed=0)
+    orders = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(epoch * count, (epoch + 1) * count))
+        assert order == list(sampler)
+        orders.append([row % count for row in order])
+        if count == 1000:
+            batches = lengths[np.array(orders[-1])].reshape(-1, 4)
+            assert batches.max(1).sum() * 4 < 1.1 * lengths.sum()  # what padding costs
+    assert count < 64 or orders[0] != orders[1]
+
+
+def test_held_out_damage_does_not_depend_on_an_epoch():
+    lines = made_lines(10)
+    found = held_out_examples(lines, SHARES, 0)
+    assert found["completion"] == lines
+    assert found["prompt"] == held_out_examples(lines, SHARES, 0)["prompt"]
+
+
+def test_lines_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`sequence_length` is 20"):
+        DamagedLines(["a line that is too long"], SHARES, 0, 20)
+    with pytest.raises(ValueError, match="no lines"):
+        DamagedLines([], SHARES, 0, 20)
+    with pytest.raises(ValueError, match="holds no lines"):
+        load_lines(tmp_path, "train")
+
+
+@pytest.fixture
+def recipe_of(tmp_path):
+    """Writes recipes of tiny runs on made-up lines."""
+    splits = {"train": made_lines(14), "validation": made_lines(5)}
+    DatasetDict({name: Dataset.from_dict({"text": lines}) for name, lines in splits.items()}).save_to_disk(
+        str(tmp_path / "data")
+    )
+
+    (tmp_path / "patcher").mkdir()  # none is needed
+
+    def write(name: str, **trainer):
+        settings = {"max_steps": 11, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 5} | trainer
+        return load_recipe(
+            write_recipe(
+                tmp_path, name, model={"patching_mode": "space"}, trainer=settings, damage=SHARES, sequence_length=160
+            )
+        )
+
+    return write
+
+
+class Stop(TrainerCallback):
+    """Ends a run after a step, as a kill after its checkpoint does."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_a_run_that_ends_anywhere_goes_on_with_the_same_rows(recipe_of):
+    run(recipe_of("whole"))  # an epoch of 7 steps and more
+    broken = recipe_of("broken")
+    for last in (3, 7, 9):
+        trainer = build_trainer(broken)
+        trainer.add_callback(Stop(last))
+        newest = newest_checkpoint(trainer.output)
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    run(broken)
+    whole = losses(trainer.output.parent / "whole")
+    assert len(whole) == 11 and losses(trainer.output) == whole
+
+
+def test_recipes_with_wrong_shares_are_refused(tmp_path):
+    path = write_recipe(tmp_path, "wrong", damage={"plain": 0.5})
+    with pytest.raises(ValueError, match="`damage` is {'plain': 0.5}: give a share"):
+        load_recipe(path)

@@ -1,0 +1,1 @@
+"""Lines to restore: translated documentation in ten languages, from Debian packages."""

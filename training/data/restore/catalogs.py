@@ -1,0 +1,27 @@
+"""Compiled message catalogues (`.mo`) -> their translations."""
+
+import struct
+from collections.abc import Iterator
+
+
+def translations(data: bytes) -> Iterator[str]:
+    """The translations in a catalogue's order; its header and messages left as they were are left out.
+
+    Raises:
+        ValueError: `data` is no catalogue.
+    """
+    for order in "<>":
+        if len(data) >= 20 and struct.unpack_from(f"{order}I", data)[0] == 0x950412DE:
+            break
+    else:
+        raise ValueError("`data` does not begin as a message catalogue does: give the bytes of a .mo file.")
+    count, originals, translated = struct.unpack_from(f"{order}3I", data, 8)
+    for index in range(count):
+        sides = []
+        for table in (originals, translated):
+            size, start = struct.unpack_from(f"{order}2I", data, table + 8 * index)
+            sides.append(data[start : start + size].decode("utf-8", "replace"))
+        message, translation = sides
+        message = message.rpartition("\x04")[2]  # what stands before is the message's context
+        if message and translation != message:
+            yield from translation.split("\0")  # plural forms

@@ -1,0 +1,1 @@
+"""Restoring damaged lines: the damage, the rows to train on, and what a model's restorations are worth."""

@@ -1,0 +1,133 @@
+"""Lines -> training rows whose damage is drawn anew in every epoch, and batches of rows of similar length."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset as SavedDataset
+from datasets import load_from_disk
+from torch.utils.data import Dataset, Sampler
+
+from modeling_fblt.modeling_fblt import FBLTModel
+
+from ..data.restore.damage import draw_damage
+from .instructions import encode_instruction
+from .sequences import find_ragged_patch_starts
+
+BATCHES_SORTED_TOGETHER = 64
+HELD_OUT = 2**31  # in place of an epoch: the damage of validation lines, the same in every run of a seed
+
+
+def load_lines(data: str | Path, split: str) -> SavedDataset:
+    """One split of a folder of lines.
+
+    Raises:
+        ValueError: no such folder or split, or no column `text`.
+    """
+    if not (Path(data) / "dataset_dict.json").is_file():
+        raise ValueError(f"`data` {str(data)!r} holds no lines: make them with `fblt prepare restore --output {data}`.")
+    splits = load_from_disk(str(data))
+    if split not in splits:
+        raise ValueError(f"`data` {str(data)!r} has no split {split!r}: it has {sorted(splits)}.")
+    if "text" not in splits[split].column_names:
+        raise ValueError(f"`data` {str(data)!r} has no column 'text': it has {splits[split].column_names}.")
+    return splits[split]
+
+
+def prompt_of(damaged: str) -> str:
+    """What a model is given: the damaged line and a newline."""
+    return damaged + "\n"
+
+
+def held_out_examples(lines: Sequence[str], damage: Mapping[str, float], seed: int) -> SavedDataset:
+    """Prompts and completions with damage that does not depend on an epoch."""
+    prompts = [prompt_of(draw_damage(line, damage, (seed, HELD_OUT, index))) for index, line in enumerate(lines)]
+    return SavedDataset.from_dict({"prompt": prompts, "completion": list(lines)})
+
+
+class DamagedLines(Dataset):
+    """Rows of one line each: `<s>`, damaged line, newline, line, `</s>`, with labels on the line and `</s>` alone.
+
+    Row `epoch * len(self) + index` is line `index` with that epoch's damage, so that rows are a function of seed and
+    index alone, whichever process or worker draws them and however often the run was resumed.
+
+    Args:
+        lines: the texts.
+        damage: shares of the kinds of damage.
+        seed: of the damage.
+        longest: ids of a row; no line may need more.
+
+    Raises:
+        ValueError: a line may need more than `longest` ids.
+    """
+
+    def __init__(self, lines: Sequence[str], damage: Mapping[str, float], seed: int, longest: int):
+        self.lines, self.damage, self.seed = list(lines), dict(damage), seed
+        sizes = np.array([len(line.encode("utf-8")) for line in self.lines], dtype=np.int64)
+        # Damage hardly lengthens a line: `ß` and `œ` have two bytes and become two; doubled letters do, now and then.
+        self.lengths = 2 * sizes + 3
+        if len(sizes) == 0 or self.lengths.max() > longest:
+            found = f"a line of {int(sizes.max())} bytes" if len(sizes) else "no lines"
+            raise ValueError(
+                f"`sequence_length` is {longest}, but the data has {found}: rows need twice a line's bytes and 3."
+            )
+        self.longest = longest
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        epoch, index = divmod(row, len(self.lines))
+        line = self.lines[index]
+        ids, labels = encode_instruction(prompt_of(draw_damage(line, self.damage, (self.seed, epoch, index))), line)
+        return {"input_ids": torch.from_numpy(ids[: self.longest]), "labels": torch.from_numpy(labels[: self.longest])}
+
+
+class SimilarLengths(Sampler[int]):
+    """Rows in an order drawn for each epoch in which the rows of a batch have similar lengths.
+
+    Random rows of some batches are sorted by length and cut into batches, whose order is random again. Yields
+    `epoch * rows + index`, see [`DamagedLines`].
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(len(self.lengths))
+        together = self.batch_size * BATCHES_SORTED_TOGETHER
+        batches = []
+        for first in range(0, len(order), together):
+            part = order[first : first + together]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            batches += [part[start : start + self.batch_size] for start in range(0, len(part), self.batch_size)]
+        short = [batch for batch in batches if len(batch) < self.batch_size]  # the last one: it must stay the last
+        batches = [batch for batch in batches if len(batch) == self.batch_size]
+        for place in generator.permutation(len(batches)):
+            yield from (batches[place] + self.epoch * len(self.lengths)).tolist()
+        for batch in short:
+            yield from (batch + self.epoch * len(self.lengths)).tolist()
+
+
+def lines_for_model(recipe: Mapping, model: FBLTModel) -> dict[str, Dataset | SavedDataset]:
+    """The rows of a recipe with `damage`: for training drawn when they are asked for, for validation made once.
+
+    Raises:
+        ValueError: `recipe["data"]` holds no lines, or lines too long for `sequence_length`.
+    """
+    data, damage, seed, longest = (recipe[name] for name in ("data", "damage", "seed", "sequence_length"))
+    train = DamagedLines(load_lines(data, "train")["text"], damage, seed, longest)
+    held_out = held_out_examples(load_lines(data, "validation")["text"], damage, seed)
+    encoded = [encode_instruction(example["prompt"], example["completion"]) for example in held_out]
+    rows = [{"input_ids": ids[:longest], "labels": labels[:longest]} for ids, labels in encoded]
+    starts = find_ragged_patch_starts(model, [row["input_ids"] for row in rows], progress=False)
+    rows = [{**row, "patch_starts": found} for row, found in zip(rows, starts, strict=True)]
+    return {"train": train, "validation": SavedDataset.from_list(rows).with_format("torch")}
