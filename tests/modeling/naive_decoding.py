@@ -125,5 +125,5 @@ class ScriptedDrafter:
         lengths = torch.randint(0, longest + 1, state.known.shape, generator=self.generator)
         return Draft(draft, torch.where((state.pending == 0) & state.active, lengths, 0))
 
-    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, active: torch.Tensor) -> None:
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
         pass

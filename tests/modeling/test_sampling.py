@@ -24,7 +24,7 @@ from modeling_fblt.byte_choice_fblt import ByteChoice
 from modeling_fblt.configuration_fblt import VOCAB_SIZE
 from modeling_fblt.drafters_fblt import BlockFiller
 from modeling_fblt.lookup_fblt import with_copies
-from modeling_fblt.verification_fblt import accept_greedy, accept_sampled
+from modeling_fblt.verification_fblt import accept_sampled
 from tests.modeling.naive_decoding import NEVER
 from tests.modeling.tiny import random_rows, tiny_model
 from tests.thorough import cases
@@ -217,15 +217,6 @@ def drawn_again_where_it_differs(self, draft, scores):
     return torch.where(differs, again, choice), accepted
 
 
-def kept_as_drafted(self, draft, scores):
-    """Another: drafted bytes are kept by greedy choice, and what comes after them is drawn."""
-    choice, _ = verify(self, draft, scores)
-    if draft.noise is None:
-        return choice, _
-    accepted = accept_greedy(draft.ids, draft.lengths, scores.argmax(-1))
-    return torch.where(torch.arange(choice.shape[1]) < accepted[:, None], scores.argmax(-1), choice), accepted
-
-
 def copies_judged_as_drawn(draft, copies, lengths):
     """Another: copied bytes judged by what the row's own draft was drawn from."""
     merged = with_copies(draft, copies, lengths)
@@ -240,7 +231,6 @@ def copies_judged_as_drawn(draft, copies, lengths):
     [
         (ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes"),
         (ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch"),
-        (ByteChoice, "verify", kept_as_drafted, "blt-dv pass"),
         (drafters_fblt, "with_copies", copies_judged_as_drawn, "lookup beside blocks"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from fblt.training.train import main
 from safetensors.torch import save_file
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
@@ -117,3 +118,8 @@ def instruction_rows(examples: list[dict], length: int, model: FBLTForCausalLM) 
         ids, labels = ids[:length], labels[:length]
         rows.append({"input_ids": ids, "labels": labels, "patch_starts": model.patch(ids[None]).patch_starts[0]})
     return rows
+
+
+def train_by_command(recipe: str) -> None:
+    """Trains as `fblt train RECIPE` does. Unlike a command, a function can be handed to another process."""
+    main([recipe])

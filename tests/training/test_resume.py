@@ -15,9 +15,8 @@ import torch
 from fblt.training.recipe import load_recipe
 from fblt.training.run import run
 from fblt.training.running.checkpoints import UNFINISHED, alone_in, clean, newest_checkpoint, rotate
-from fblt.training.train import main
 
-from tests.training.runs import losses, write_recipe
+from tests.training.runs import losses, train_by_command, write_recipe
 
 # A long local run: FBLT_KILLS=100 python -m pytest tests/training/test_resume.py -k killed -s
 KILLS = int(os.environ.get("FBLT_KILLS", "3"))
@@ -35,7 +34,7 @@ def context():
 
 
 def start(context, recipe: Path):
-    process = context.Process(target=main, args=([str(recipe)],))
+    process = context.Process(target=train_by_command, args=(str(recipe),))
     process.start()
     return process
 
