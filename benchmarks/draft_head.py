@@ -18,9 +18,9 @@ from types import SimpleNamespace
 import click
 import numpy as np
 import torch
+from fblt.training.components.train_draft_head import data_rows, load_float32
 from fblt.training.evaluation.measures import share
 from fblt.training.running.draft_head import BlockStates, block_states, train_head
-from fblt.training.train_draft_head import data_rows, load_float32
 
 from .harness import FILE, POSITIVE, Listed, benchmark, build_console, build_table, number, option, save, start
 

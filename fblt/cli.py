@@ -16,11 +16,14 @@ COMMANDS = {
         "Prepare an FBLT without blocks for fine-tuning with the block loss.",
     ),
     "prepare": ("fblt.training.data.prepare:main", "Build a data set that this project trains on."),
-    "train-patcher": ("fblt.training.train_patcher:main", "Train a recipe's patcher and find its threshold."),
+    "train-patcher": (
+        "fblt.training.components.train_patcher:main",
+        "Train a recipe's patcher and find its threshold.",
+    ),
     "pack": ("fblt.training.packing.pack:main", "Pack any texts into rows with patch starts, ready for training."),
     "train": ("fblt.training.train:main", "Train, continue or fine-tune from a recipe; resumes with the same command."),
     "train-draft-head": (
-        "fblt.training.train_draft_head:main",
+        "fblt.training.components.train_draft_head:main",
         "Train a draft head for saved weights, left as they are.",
     ),
     "evaluate": ("fblt.training.evaluation.evaluate:main", "Measure a checkpoint on held-out text."),

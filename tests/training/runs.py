@@ -59,7 +59,7 @@ def write_instructions(folder: Path) -> None:
 
 def write_lines(folder: Path) -> None:
     """Lines of different lengths to restore."""
-    lines = ["Žluťoučký kůň. " * words + "Ódy!" for words in range(3)]
+    lines = ["Žluťoučký kůň. " * words + "Ó!" for words in range(3)]
     splits = {"train": lines * 5, "validation": lines}
     DatasetDict({name: Dataset.from_dict({"text": found}) for name, found in splits.items()}).save_to_disk(str(folder))
 

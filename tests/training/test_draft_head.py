@@ -11,11 +11,11 @@ import yaml
 
 pytest.importorskip("datasets")
 
+from fblt.training.components.train_draft_head import main  # noqa: E402
 from fblt.training.recipe import load_recipe  # noqa: E402
 from fblt.training.run import build_trainer, load_initial, run  # noqa: E402
 from fblt.training.running.draft_head import BlockStates, block_states, head_loss, random_blocks, train_head  # noqa: E402
 from fblt.training.running.optimizers import build_optimizer  # noqa: E402
-from fblt.training.train_draft_head import main  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 

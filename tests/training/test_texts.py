@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("datasets")
 
+from fblt.training.components.train_patcher import main as train_patcher  # noqa: E402
 from fblt.training.evaluation import evaluate  # noqa: E402
 from fblt.training.packing import pack  # noqa: E402
 from fblt.training.train import main as train  # noqa: E402
-from fblt.training.train_patcher import main as train_patcher  # noqa: E402
 
 from tests.cli import refusal, succeed  # noqa: E402
 from tests.training.runs import LENGTH, losses, write_recipe  # noqa: E402

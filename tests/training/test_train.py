@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from fblt.training import train, train_patcher
+from fblt.training import train
+from fblt.training.components import train_patcher
 from fblt.training.evaluation.run_metrics import BYTES_BEFORE_ANCHOR, row_anchors
 from fblt.training.packing.sequences import collate
 from fblt.training.recipe import load_recipe

@@ -5,8 +5,8 @@ import torch
 
 pytest.importorskip("datasets")
 
-from fblt.training import train_patcher  # noqa: E402
-from fblt.training.train_patcher import mean_patch_length, next_byte_logits, row_entropies  # noqa: E402
+from fblt.training.components import train_patcher  # noqa: E402
+from fblt.training.components.train_patcher import mean_patch_length, next_byte_logits, row_entropies  # noqa: E402
 
 from modeling_fblt.attention_fblt import SquareContext, TiledContext  # noqa: E402
 from modeling_fblt.masks_fblt import windowed_causal  # noqa: E402

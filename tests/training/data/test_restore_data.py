@@ -273,7 +273,7 @@ def test_the_builder_writes_lines_manifest_and_notices(tmp_path, sources):
     names = ["man-fr", "man-de", "help", "tales"]
     assert [p["name"] for source in manifest["sources"] for p in source["packages"]] == names
     assert sorted(file.stem for file in (output / "licenses").iterdir()) == sorted(names)
-    with pytest.raises(build.ArgumentError, match="exists already"):
+    with pytest.raises(ValueError, match="exists already"):
         build.prepare(output, tmp_path, False, limits, seed=0, overwrite=False)
 
 

@@ -36,10 +36,10 @@ from modeling_fblt.patching_fblt import (
     patch_starts,
 )
 
-from .packing.run_rows import rows_without_starts
-from .packing.sequences import collate
-from .recipe import PATCHER, load_recipe
-from .trainer import RecipeTrainer
+from ..packing.run_rows import rows_without_starts
+from ..packing.sequences import collate
+from ..recipe import PATCHER, load_recipe
+from ..trainer import RecipeTrainer
 
 
 def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

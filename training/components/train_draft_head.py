@@ -23,11 +23,11 @@ from fblt.commands import Command
 from fblt.files import appearing_folder
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
-from .evaluation.drafts import draft_figures
-from .evaluation.run_metrics import row_anchors
-from .packing.run_rows import rows_without_starts
-from .recipe import load_recipe
-from .running.draft_head import block_states, train_head
+from ..evaluation.drafts import draft_figures
+from ..evaluation.run_metrics import row_anchors
+from ..packing.run_rows import rows_without_starts
+from ..recipe import load_recipe
+from ..running.draft_head import block_states, train_head
 
 ROW_LENGTH = 512
 
