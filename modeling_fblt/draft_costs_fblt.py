@@ -23,11 +23,13 @@ class DraftCosts:
         call: a decoder call over one byte.
         byte: one more byte in a decoder call.
         verified: one more byte in the call of everything, which verifies.
+        head: a step of the draft head, which chooses one byte.
     """
 
     call: float
     byte: float = 0.0
     verified: float = 0.0
+    head: float = 0.0
 
     @classmethod
     def given(cls, cost: "float | Mapping[str, float]") -> "DraftCosts":
@@ -65,7 +67,8 @@ def measured_costs(lm, rows: int, length: int) -> DraftCosts:
 
 @torch.no_grad()
 def _measure(lm, rows: int, length: int) -> DraftCosts:
-    device, model = lm.lm_head.weight.device, lm.model
+    weight, model = lm.lm_head.weight, lm.model
+    device = weight.device
     ids = (torch.arange(CONTEXT + length, device=device) % 26 + 101).expand(rows, -1).contiguous()
     cache = FBLTCache(lm.config, rows, device)
     before = torch.full((rows,), CONTEXT, device=device)
@@ -80,11 +83,25 @@ def _measure(lm, rows: int, length: int) -> DraftCosts:
     def draft_of(n: int) -> None:
         lm.byte_logits(draft_bytes(model, ids[:, CONTEXT : CONTEXT + n], 0, cache)).argmax(-1)
 
+    def head_over(n: int) -> None:
+        logits = weight.new_zeros(rows, n, weight.shape[0])
+        hidden, masked = weight.new_zeros(rows, n, weight.shape[1]), torch.ones_like(ids[:, :n], dtype=torch.bool)
+
+        def choose(scores: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
+            return scores, scores.argmax(-1)
+
+        lm.draft_head.fill(ids[:, 0], hidden, logits, ids[:, :n], masked, choose)
+
     one, all_ = (_fastest(lambda n=n: round_of(n), device) for n in (1, length))
     call, calls = (_fastest(lambda n=n: draft_of(n), device) for n in (1, length))
-    more = max(length - 1, 1)
+    more, head = max(length - 1, 1), 0.0
+    if lm.draft_head is not None:
+        head = _fastest(lambda: head_over(length), device) / length
     return DraftCosts(
-        call=call / one, byte=max(calls - call, 0.0) / more / one, verified=max(all_ - one, 0.0) / more / one
+        call=call / one,
+        byte=max(calls - call, 0.0) / more / one,
+        verified=max(all_ - one, 0.0) / more / one,
+        head=head / one,
     )
 
 

@@ -72,11 +72,7 @@ class VerifiedDrafter:
         everyone = state.active
         if plan.looked_up is not None:
             state.active = everyone & ~self.copied
-        choose = state.choose
-        if plan.passes:
-            state.choose = choose.greedy()  # passes draw, with random numbers that nothing has used
         draft = self.compose(state, r, plan.passes)
-        state.choose = choose
         if self.settings.paper_passes:
             # The forced boundary was for this draft only.
             state.unfeed()
@@ -162,8 +158,13 @@ class BlockFiller:
         ids = state.text.gather(1, position.clamp(max=state.text.shape[1] - 1))
         return Block(ids.masked_fill(position >= known[:, None], state.lm.config.mask_token_id), anchor)
 
-    def fill(self, state: GenerationState, feeds: bool) -> Draft:
-        """A draft of all masked positions; `feeds`: known bytes are fed in the decoder call of the first step."""
+    def fill(self, state: GenerationState, feeds: bool, keeps_noise: bool = False) -> Draft:
+        """A draft of all masked positions.
+
+        Args:
+            feeds: known bytes are fed in the decoder call of the first step.
+            keeps_noise: each position is drawn with one noise, whatever the step, and the draft has it for passes.
+        """
         lm, cache, mask_id = state.lm, state.cache, state.lm.config.mask_token_id
         # The carried byte stands in the block, unless a boundary is forced after it, or nothing comes before it.
         last = torch.zeros_like(state.known) if self.closes_patch else (state.known > 1).long()
@@ -180,6 +181,7 @@ class BlockFiller:
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=1)
         given = state.known - block.anchor  # known bytes in the block
+        noise = noise_in_block = None
         in_order = self.settings.unmasking in IN_ORDER
         utf8 = self._allowed_first(state)
         record = {name: None for name in state.record}
@@ -187,14 +189,18 @@ class BlockFiller:
         while True:
             masked = block.ids == mask_id
             logits = scores = lm.byte_logits(hidden)
+            if keeps_noise and state.choose.do_sample and noise is None:
+                noise = state.choose.noise(logits)
+                index = torch.arange(noise.shape[1], device=given.device) - given[:, None]
+                noise_in_block = take_columns(noise, index.clamp(min=0))
             if in_order and self.settings.draft_head:
-                byte, logits, scores = self._from_left(state, block, hidden, logits)
+                byte, logits, scores = self._from_left(state, block, hidden, logits, noise_in_block)
             else:
                 if utf8 is not None:
                     first = torch.arange(masked.shape[1], device=given.device) == given[:, None]
                     scores = scores.masked_fill(first[..., None] & ~utf8[:, None], -torch.inf)
                 scores = state.choose.in_block(state, scores)
-                byte = state.choose.pick(scores)
+                byte = state.choose.pick(scores, noise_in_block)
             probabilities = torch.softmax(scores.float(), dim=-1)
             now = self._unmask(probabilities, masked)
             block.ids = torch.where(now, byte, block.ids)
@@ -212,14 +218,20 @@ class BlockFiller:
                 break
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
-        return self._after_known(state, block, given, proposals, confidence, record)
+        return self._after_known(state, block, given, proposals, confidence, record, noise)
 
     def _from_left(
-        self, state: GenerationState, block: Block, hidden: torch.Tensor, logits: torch.Tensor
+        self,
+        state: GenerationState,
+        block: Block,
+        hidden: torch.Tensor,
+        logits: torch.Tensor,
+        noise: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The draft head's bytes, its logits and their processed scores at all positions, from left to right."""
         before = state.text.gather(1, (block.anchor - 1).clamp(min=0)[:, None])[:, 0]
-        noise, known = state.choose.noise(logits), self._known_counts(state, block)
+        noise = state.choose.noise(logits) if noise is None else noise
+        known = self._known_counts(state, block)
 
         def choose(corrected: torch.Tensor, i: int, filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             scores = state.choose.in_order(state, corrected, block.anchor, filled, known)
@@ -239,7 +251,7 @@ class BlockFiller:
             return [0 if self.closes_patch else 1]
         return (state.known - block.anchor).unique().tolist()
 
-    def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record) -> Draft:
+    def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record, noise) -> Draft:
         """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
         size = block.ids.shape[1]
         index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
@@ -253,6 +265,7 @@ class BlockFiller:
             lengths,
             None if proposals is None else moved(proposals),
             {name: moved(values) for name, values in record.items()},
+            noise,
         )
 
     def _unmask(self, probabilities: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
@@ -289,10 +302,18 @@ class VerifiedBlockDrafter(VerifiedDrafter):
 
     def compose(self, state: GenerationState, r: int, passes: int) -> Draft:
         settings, paper = self.settings, self.settings.paper_passes
-        if passes:
-            # How sure a byte is, is for the last pass to say.
-            settings = replace(settings, draft_confidence=None)
-        return BlockFiller(settings, closes_patch=paper).fill(state, feeds=paper)
+        if not passes:
+            return BlockFiller(settings, closes_patch=paper).fill(state, feeds=paper)
+        # How sure a byte is, is for the last pass to say.
+        filler = BlockFiller(replace(settings, draft_confidence=None), closes_patch=paper)
+        if settings.unmasking in IN_ORDER:
+            return filler.fill(state, feeds=paper, keeps_noise=True)
+        # In any other order, a byte hangs on noise of later positions, which verification must find unused.
+        choose = state.choose
+        state.choose = choose.greedy()
+        draft = filler.fill(state, feeds=paper)
+        state.choose = choose
+        return draft
 
 
 class BlockDrafter:
@@ -304,11 +325,13 @@ class BlockDrafter:
         self.settings = settings
 
     def draft(self, state: GenerationState) -> Draft:
-        draft = BlockFiller(self.settings, self.settings.close_patch).fill(state, feeds=True)
+        passes = self.settings.refine_steps
+        filler = BlockFiller(self.settings, self.settings.close_patch)
+        draft = filler.fill(state, feeds=True, keeps_noise=passes > 0)
         if self.settings.close_patch:
             state.unfeed()
-        if self.settings.refine_steps:
-            draft = refine(state, draft, self.settings.refine_steps)
+        if passes:
+            draft = refine(state, draft, passes)
         if state.choose.utf8 is not None:
             # Positions were filled without knowing their neighbours: what does not fit is drafted again. The first
             # byte always fits.
@@ -338,6 +361,7 @@ def build_pace(settings: DecodingSettings, lm) -> Pace | FixedPace:
         cost = settings.draft_cost
         costs = measured_costs(lm, rows, max(longest, 2)) if cost is None else DraftCosts.given(cost)
         lengths, block = range(least, longest + 1) if longest else range(0), settings.block_width(lm.config)
-        return ways_of(costs, settings.passes(), lengths, block, range(1, looked_up + 1) if looked_up else range(0))
+        copies = range(1, looked_up + 1) if looked_up else range(0)
+        return ways_of(costs, settings.passes(), lengths, block, copies, head=bool(settings.draft_head))
 
     return Pace(find_ways)

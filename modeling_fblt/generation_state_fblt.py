@@ -29,7 +29,7 @@ class Draft:
         lengths: `[batch]`, how many of them were drafted.
         proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
         record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
-        noise: `[batch, r, vocab]`, the random numbers that verification is to draw with, see [`refine`].
+        noise: `[batch, r, vocab]`, random numbers of its draws, with which verification is to draw too, see [`refine`].
     """
 
     ids: torch.Tensor
@@ -42,7 +42,8 @@ class Draft:
         """Its first `r` columns."""
         proposals = None if self.proposals is None else self.proposals[:, :r]
         record = None if self.record is None else {name: values[:, :r] for name, values in self.record.items()}
-        return Draft(self.ids[:, :r], self.lengths.clamp(max=r), proposals, record)
+        noise = None if self.noise is None else self.noise[:, :r]
+        return Draft(self.ids[:, :r], self.lengths.clamp(max=r), proposals, record, noise)
 
 
 class GenerationState:

@@ -7,18 +7,24 @@ gives at each position the distribution after the draft's bytes before it. So th
 pass, the second after two, and so on: after `k` greedy passes the first `k` bytes at least equal `blt-s`'s draft.
 
 **Sampling.** A byte is drawn as the largest `probability / noise`, with exponential noise of its own for each position
-(see [`ByteChoice.noise`]). All passes of a round use the same noise, and so does verification, which draws from plain
-decoding's distributions and keeps the draft as long as both draw the same byte. A pass so leads to what the decoder by
-itself would draw with this noise, as a greedy one leads to what it would choose. Drawing with fresh noise in each pass
-and judging by rejection is lossless too, but every draw that differs from the one before spoils what follows it.
+(see [`ByteChoice.noise`]). All passes of a round use the same noise. So does the block before them, if it is filled in
+from left to right or in one step, and so does verification, which draws from plain decoding's distributions and keeps
+the draft as long as both draw the same byte. A pass so leads to what the decoder by itself would draw with this noise,
+as a greedy one leads to what it would choose. Drawing with fresh noise in each pass and judging by rejection is
+lossless too, but every draw that differs from the one before spoils what follows it.
 
 **Why it stays lossless.** Every byte that is written is verification's own: the one that plain decoding's distribution
-`p`, after the true prefix, gives with this position's noise. The noise of a position is new in each round, and nothing
-that decides whether the round gets as far as that position has seen it: neither the true bytes before it, nor the
-draft's, as passes are causal and start from a draft without noise, nor the draft's length, which hangs on distributions
-after earlier bytes. (A round stops passing early only where further passes change nothing.) So the byte is distributed
-as `p`. It would not be if a byte that differs from the draft's were drawn again, with noise of its own: what is kept of
-the draft is kept because its noise agreed.
+`p`, after the true prefix, gives with this position's noise. The noise of a position is new in each round. What decides
+whether the round gets as far as that position has not seen it:
+
+- not the true bytes before it;
+- not the draft's bytes before it: in the block as in passes they hang on noise of their own and of earlier positions;
+- not the draft's length, which hangs on distributions after earlier bytes. (A round stops passing early only where
+  further passes change nothing.)
+
+So the byte is distributed as `p`. A block that is filled in any other order would break this, for there a byte hangs on
+noise of later positions: passes over it start from its most likely bytes. A byte that differs from the draft's must not
+be drawn again with noise of its own: what is kept of the draft is kept because its noise agreed.
 """
 
 import torch
@@ -45,7 +51,7 @@ def refine(state: GenerationState, draft: Draft, passes: int, draft_confidence: 
     draft. Every logits processor sees, at each position, the draft that the pass was fed as the text before it.
 
     Args:
-        draft: made without random numbers if it is going to be verified.
+        draft: with the noise that it was drawn with; fresh noise is drawn if it has none.
         draft_confidence: the draft ends before the first byte whose likeliest choice has less probability than this in
             the last pass.
 
@@ -57,7 +63,7 @@ def refine(state: GenerationState, draft: Draft, passes: int, draft_confidence: 
     able = (state.pending == 0) & (state.cache.lengths > 0)
     judged = torch.arange(ids.shape[1], device=ids.device) < draft.lengths[:, None]
     changes = (able & (draft.lengths > 0)).long()  # rows that one more pass may change
-    noise = None
+    noise = draft.noise
     for left in range(passes - 1, -1, -1):
         hidden = draft_bytes(lm.model, torch.cat([state.carried(), ids[:, :-1]], dim=1), 0, state.cache)
         state.count(decoder_nfe=changes, encoder_nfe=encodes * changes)

@@ -33,7 +33,7 @@ class Way:
 
 
 def ways_of(
-    costs: DraftCosts, passes: Sequence[int], lengths: range, block: int, looked_up: range
+    costs: DraftCosts, passes: Sequence[int], lengths: range, block: int, looked_up: range, head: bool = False
 ) -> tuple[list[Way], Way | None]:
     """The ways that a decoding has to draft, one for each number of passes; and lookup, if it has that.
 
@@ -44,12 +44,13 @@ def ways_of(
         lengths: that a draft may have; empty for a decoding that drafts nothing by itself.
         block: positions of a block; 0 for drafts of the decoder's own.
         looked_up: lengths that a looked-up draft may have; empty without lookup.
+        head: whether a draft head chooses a block's bytes, step by step.
     """
     ways = []
     for n in passes if lengths else ():
         fixed, byte = n * costs.call, n * costs.byte + costs.verified
         if block:
-            fixed += costs.call + (block - 1) * costs.byte
+            fixed += costs.call + (block - 1) * costs.byte + head * block * costs.head
         elif n == 0:
             byte += costs.call
         ways.append(Way(n, fixed, byte, lengths))

@@ -21,6 +21,8 @@ def test_ways_cost_what_their_calls_cost():
     assert (passes.fixed, passes.byte) == (pytest.approx(0.4), pytest.approx(0.04))
     assert (lookup.fixed, lookup.byte, lookup.lengths) == (0, 0.02, range(1, 5))
     (block,), lookup = ways_of(COSTS, (1,), range(8, 9), 8, range(0))
+    (with_head,), _ = ways_of(DraftCosts(0.2, 0.01, 0.02, head=0.03), (1,), range(8, 9), 8, range(0), head=True)
+    assert with_head.fixed == pytest.approx(block.fixed + 8 * 0.03) and with_head.byte == block.byte
     assert (block.fixed, block.byte) == (pytest.approx(0.47), pytest.approx(0.03)) and lookup is None
     assert ways_of(COSTS, (0,), range(0), 0, range(0)) == ([], None)
 

@@ -55,6 +55,12 @@ MODES = {
     "blt-s passes": {"decoding": "blt-s", "draft_length": 3, "refine_steps": 2},
     "blt-s passes auto": {"decoding": "blt-s", "draft_length": "auto", "refine_steps": "auto", "draft_cost": 0.3},
     "blt-dv pass": {"decoding": "blt-dv", "refine_steps": 1},
+    "blt-dv pass after steps": {
+        "decoding": "blt-dv",
+        "refine_steps": 1,
+        "unmasking": "confidence",
+        "confidence_threshold": 0.5,
+    },
     "blt-dv passes at the patch": {
         "decoding": "blt-dv",
         "refine_steps": 3,
@@ -80,6 +86,13 @@ HEAD_MODES = {
     "head, at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.45},
     "head, two passes": {"decoding": "blt-dv", "paper_passes": True},
     "head, refined": {"decoding": "blt-dv", "refine_steps": 1},
+    "head, refined in steps": {
+        "decoding": "blt-dv",
+        "refine_steps": 1,
+        "unmasking": "sequential",
+        "confidence_threshold": 0.55,
+        "block_anchor": "patch",
+    },
 }
 
 
@@ -196,8 +209,8 @@ def test_proposals_of_the_block_alone_are_found_out(monkeypatch, mode):
     """A mistake that a head invites: bytes drawn with its corrections, judged by the block's own distribution."""
     from_left = BlockFiller._from_left
 
-    def judged_without(self, state, block, hidden, logits):
-        byte, corrected, _ = from_left(self, state, block, hidden, logits)
+    def judged_without(self, state, block, hidden, logits, noise):
+        byte, corrected, _ = from_left(self, state, block, hidden, logits, noise)
         return byte, corrected, state.choose.in_block(state, logits)
 
     monkeypatch.setattr(BlockFiller, "_from_left", judged_without)
@@ -237,6 +250,26 @@ def copies_judged_as_drawn(draft, copies, lengths):
 def test_a_draft_judged_in_the_wrong_way_is_found_out(monkeypatch, owner, name, rule, mode):
     monkeypatch.setattr(owner, name, rule)
     assert chi_square("plain", mode, draws=20_000) > LIMIT
+
+
+@pytest.mark.parametrize("anchor", ["byte", "patch"])
+def test_each_position_has_noise_of_its_own(monkeypatch, anchor):
+    """Blocks with known bytes too: the byte after a whole draft is not drawn with noise that the draft has used."""
+    refine, seen = drafters_fblt.refine, []
+
+    def watched(state, draft, *others):
+        assert (draft.noise is not None) and draft.noise.shape[:2] == draft.ids.shape
+        seen.append(draft.noise.flatten(2))
+        return refine(state, draft, *others)
+
+    monkeypatch.setattr(drafters_fblt, "refine", watched)
+    torch.manual_seed(0)
+    settings = {"decoding": "blt-dv", "refine_steps": 1, "block_anchor": anchor, "eos_token_id": NEVER}
+    model().generate(prompt(), max_new_tokens=24, do_sample=True, num_return_sequences=4, **settings)
+    assert seen
+    for noise in seen:
+        first = noise[..., 0].flatten().tolist()
+        assert len(set(first)) == len(first)
 
 
 @pytest.mark.parametrize("mode", ["lookup", "lookup beside blocks"])
