@@ -11,12 +11,17 @@ from pathlib import Path
 
 def write_text_atomically(path: str | Path, text: str) -> None:
     """Writes UTF-8 `text` beside `path` and renames it into place; makes the folder if need be."""
+    write_atomically(path, text.replace("\n", os.linesep).encode())
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes `content` beside `path` and renames it into place; makes the folder if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         os.chmod(partial, 0o644)  # mkstemp's files are for their owner alone
         os.replace(partial, path)
     except BaseException:
