@@ -1,7 +1,10 @@
 """What the repository's own files must be like: no symlinks, every command listed."""
 
 import subprocess
+from importlib import import_module
 from pathlib import Path
+
+import click
 
 from fblt.cli import COMMANDS
 
@@ -17,6 +20,18 @@ def sources(part: str) -> list[Path]:
     return [ROOT / name for name in tracked(f"{part}/*.py") if (ROOT / name).is_file()]
 
 
+def listed_modules() -> set[str]:
+    """Where the commands are, those of groups such as `prepare` included."""
+    found = set()
+    for place, _ in COMMANDS.values():
+        module, function = place.split(":")
+        found.add(module)
+        command = getattr(import_module(module), function)
+        if isinstance(command, click.Group):
+            found |= {inner.callback.__module__ for inner in command.commands.values()}
+    return found
+
+
 def test_no_tracked_file_is_a_symlink():
     """A checkout without symlinks has the path of the target as the content of the file: no Python."""
     listed = tracked("-s")
@@ -25,7 +40,7 @@ def test_no_tracked_file_is_a_symlink():
 
 
 def test_every_command_is_listed():
-    listed = {place.partition(":")[0] for place, _ in COMMANDS.values()}
+    listed = listed_modules()
     for part in ("conversion", "training", "fblt"):
         for file in sources(part):
             if "examples" in file.parts or "@click.command" not in file.read_text(encoding="utf-8"):
