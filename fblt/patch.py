@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from .commands import Command
-from .files import write_atomically, write_text_atomically
+from .files import appearing_file, write_text_atomically
 from .inputs import MODEL, TEXT, load, read_text
 from .patch_html import patches_page
 from .patches import Patches, find_patches
@@ -95,7 +95,8 @@ def draw(patches: Patches, title: str, output: Path) -> None:
     else:
         from .patch_figure import patches_figure  # here: matplotlib is not needed to list patches
 
-        write_atomically(output, patches_figure(patches, title, form))
+        with appearing_file(output) as file:
+            file.write_bytes(patches_figure(patches, title, form))
 
 
 if __name__ == "__main__":
