@@ -14,11 +14,15 @@ from ...packing.sequences import encode_document
 
 # Restoring lengthens a line by its accents' second and third bytes and by punctuation.
 ROOM_FACTOR, ROOM_BYTES = 2, 24
+NETWORKS = ("decoder", "encoder", "global", "draft_head")
 
 
 @dataclass
 class Restored:
-    """Texts in the order of the prompts, new bytes, seconds, and calls of each network summed over lines."""
+    """Texts in the order of the prompts, new bytes, seconds, and calls of each network summed over lines.
+
+    Calls of a draft head are its steps, a position each.
+    """
 
     texts: list[str]
     written: int
@@ -47,7 +51,7 @@ def restore(model, damaged: Sequence[str], settings: dict, batch_size: int, prog
     """
     prompts = [torch.from_numpy(encode_document(prompt_of(line))[:-1].astype("int64")) for line in damaged]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    result = Restored([""] * len(prompts), 0, 0.0, 0.0, {"decoder": 0, "encoder": 0, "global": 0})
+    result = Restored([""] * len(prompts), 0, 0.0, 0.0, dict.fromkeys(NETWORKS, 0))
     eos = model.config.eos_token_id
     groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     for group in tqdm(groups, desc=f"restoring, {settings['decoding']}", unit="batch", disable=not progress):
