@@ -11,12 +11,17 @@ from pathlib import Path
 
 def write_text_atomically(path: str | Path, text: str) -> None:
     """Writes UTF-8 `text` beside `path` and renames it into place; makes the folder if need be."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: str | Path, data: bytes) -> None:
+    """As [`write_text_atomically`], for bytes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
         os.chmod(partial, 0o644)  # mkstemp's files are for their owner alone
         os.replace(partial, path)
     except BaseException:
