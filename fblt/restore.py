@@ -16,7 +16,7 @@ import torch
 
 from .batches import Journal, weights_digest
 from .commands import Command
-from .files import write_bytes_atomically
+from .files import appearing_file
 from .inputs import load
 from .remote_code import CHECKOUT
 from .restoring import LONGEST, restore_pieces, restore_text
@@ -63,7 +63,8 @@ def main(file: str, model: str | None, output: Path | None, decoding: str | None
             sys.stdout.buffer.write(text)
             sys.stdout.buffer.flush()
         else:
-            write_bytes_atomically(output, text)
+            with appearing_file(output) as partial:
+                partial.write_bytes(text)
             journal.close(remove=True)
     finally:
         if journal is not None:
