@@ -9,6 +9,7 @@ from datasets import Dataset as SavedDataset
 from datasets import load_from_disk
 from torch.utils.data import Dataset, Sampler
 
+from fblt.restoring import prompt_of
 from modeling_fblt.modeling_fblt import FBLTModel
 
 from ..data.restore.damage import draw_damage
@@ -33,11 +34,6 @@ def load_lines(data: str | Path, split: str) -> SavedDataset:
     if "text" not in splits[split].column_names:
         raise ValueError(f"`data` {str(data)!r} has no column 'text': it has {splits[split].column_names}.")
     return splits[split]
-
-
-def prompt_of(damaged: str) -> str:
-    """What a model is given: the damaged line and a newline."""
-    return damaged + "\n"
 
 
 def held_out_examples(lines: Sequence[str], damage: Mapping[str, float], seed: int) -> SavedDataset:
