@@ -168,8 +168,15 @@ def local_files(location: str) -> list[str]:
 
 
 def load_saved(folder: Path) -> DatasetDict:
-    """A folder that `datasets` saved; one without splits is all `train`."""
-    found = load_from_disk(str(folder))
+    """A folder that `datasets` saved; one without splits is all `train`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found = load_from_disk(str(folder))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{folder}: its files are damaged ({error!r}): make the folder anew.") from error
     return found if isinstance(found, DatasetDict) else DatasetDict(train=found)
 
 

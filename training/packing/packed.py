@@ -4,12 +4,13 @@ import os
 import shlex
 from pathlib import Path
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
 from fblt.checksums import check_files, is_description
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.modeling_fblt import FBLTModel
 
+from ..data.inputs import load_saved
 from ..data.manifest import MANIFEST, PACK, is_packed, read_manifest
 from .patching import patching_settings
 
@@ -65,7 +66,9 @@ def check_rows(data: str | Path, manifest: dict, split: str | None = None) -> No
     if not is_description(files):
         raise ValueError(f"{Path(data) / MANIFEST}: is damaged: `files` is no list of files with their checksums.")
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        wanted = {name: entry for name, entry in files.items() if split is None or name.startswith(f"{split}/")}
+        # `datasets` reads the small files of all splits.
+        ours = {name for name in files if split is None or name.startswith(f"{split}/") or name.endswith(".json")}
+        wanted = {name: entry for name, entry in files.items() if name in ours}
         check_files(Path(data), wanted)
 
 
@@ -95,7 +98,7 @@ def load_packed(
             f"{manifest['max_bytes']}: leave it out, or pack anew with `--max-bytes`."
         )
     check_rows(data, manifest, split)
-    splits = load_from_disk(str(data))
+    splits = load_saved(Path(data))
     if split not in splits:
         raise ValueError(f"`data` {str(data)!r} has no split {split!r}: it has {sorted(splits)}.")
     return splits[split].with_format("torch")

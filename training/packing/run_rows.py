@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
 from modeling_fblt.modeling_fblt import FBLTModel
 
-from ..data.inputs import Source, column_names, data_source, describe_files, find
+from ..data.inputs import Source, column_names, data_source, describe_files, find, load_saved
 from ..data.manifest import is_packed, read_manifest
 from .build import SCRIPT_VERSION, SPLITS, finish_published, pack_sources
 from .instructions import COLUMNS
@@ -49,7 +49,7 @@ def rows_without_starts(recipe: dict, output: Path, length: int) -> dict[str, np
     if not is_packed(folder):
         folder = pack_for_run(recipe, output, length, None)
     check_rows(folder, read_manifest(folder))
-    splits = load_from_disk(str(folder))
+    splits = load_saved(Path(folder))
     if missing := [split for split in SPLITS if split not in splits]:
         raise ValueError(f"`data` {str(folder)!r} has no split {missing[0]!r}: pack it with `--hold-out`.")
     found = {}
