@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
+from fblt.batches import weights_digest
 from fblt.commands import Command
 from fblt.files import publish, recover
 from fblt.locks import alone_in
@@ -38,7 +39,7 @@ from modeling_fblt.patching_fblt import (
     patch_starts,
 )
 
-from ..packing.patching import THRESHOLD, patcher_digest
+from ..packing.patching import THRESHOLD
 from ..packing.run_rows import rows_without_starts
 from ..packing.sequences import collate
 from ..recipe import PATCHER, load_recipe
@@ -184,7 +185,7 @@ def train_in(work: Path, recipe: dict) -> tuple[FBLTPatcher, dict]:
         "threshold": threshold,
         "mean_patch_length": mean_patch_length(entropies, document, threshold, config),
         "validation_bits_per_byte": bits,
-        "patcher": f"sha256:{patcher_digest(patcher)}",
+        "patcher": f"sha256:{weights_digest(patcher)}",
     }
 
 

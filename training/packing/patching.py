@@ -60,7 +60,7 @@ def load_trained_patcher(patcher: FBLTPatcher, folder: str | Path, recipe: str =
             f"`fblt train-patcher {recipe}` again ({error})."
         ) from error
     # Earlier versions did not note which weights a threshold was found for.
-    if found.get("patcher") not in (None, f"sha256:{patcher_digest(patcher)}") or not math.isfinite(threshold):
+    if found.get("patcher") not in (None, f"sha256:{weights_digest(patcher)}") or not math.isfinite(threshold):
         raise ValueError(
             f"`patcher.output` {str(folder)!r} is damaged: its threshold was found for other weights. Run "
             f"`fblt train-patcher {recipe}` again."
