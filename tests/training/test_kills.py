@@ -174,10 +174,10 @@ def test_a_killed_command_loses_nothing_and_the_next_one_leaves_nothing_behind(c
         if moment is not None:
             moments.append(moment)
         if moment is None or chance.random() < 0.2 or len(moments) == KILLS:
-            # A pack that was killed after it had published is finished by the same command.
-            attacked.finish(context) if moment is not None else None
+            if moment is not None:  # a pack that was killed after it had published is finished by the same command
+                attacked.finish(context)
             assert attacked.contents() == whole
             assert attacked.left() == beside
             earlier = attacked.reset()
-    counts = {moment: moments.count(moment) for moment in sorted(set(moments))}
-    print(f"{command}: {len(moments)} kills, {json.dumps(counts)}, {seconds:.1f} s a run")
+            counts = {moment: moments.count(moment) for moment in sorted(set(moments))}
+            print(f"\n{command}: {len(moments)} kills, nothing lost or left: {json.dumps(counts)}", flush=True)
