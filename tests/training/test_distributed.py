@@ -164,6 +164,31 @@ def test_fsdp2_over_two_processes_trains_as_one_process_and_its_checkpoint_resum
         assert_same_logs(one, two)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2_cpu", "hybrid_cpu"])
+def test_four_processes_train_as_one_process_with_the_joint_batch(tmp_path, config):
+    """With gradients accumulated, and rows whose numbers of target bytes differ."""
+    write_instructions(tmp_path / "prompts")
+    optimizer = {"name": "adamw", "learning_rate": 1e-3}
+    trainer = {**TRAINER, "max_steps": 2, "gradient_accumulation_steps": 2}
+    one, four = (
+        write_recipe(
+            tmp_path,
+            name,
+            WHOLE_BLOCKS,
+            {**trainer, "per_device_train_batch_size": batch},
+            optimizer=optimizer,
+            data=str(tmp_path / "prompts"),
+        )
+        for name, batch in (("one", 4), ("four", 1))
+    )
+    run(load_recipe(one))
+    launch(config, four, processes=4)
+    assert_same_logs(tmp_path / "one", tmp_path / "four")
+    finals = [FBLTForCausalLM.from_pretrained(tmp_path / name / "final").state_dict() for name in ("one", "four")]
+    torch.testing.assert_close(*finals, rtol=0, atol=1e-4)  # a tenth of a step of the learning rate
+
+
 def evaluations(run: Path) -> list[dict]:
     """What a run of one step logged of evaluations; times left out."""
     history = json.loads((run / "checkpoint-1/trainer_state.json").read_text())["log_history"]
