@@ -301,9 +301,7 @@ def main(options: SimpleNamespace) -> dict:
         "model": options.geometry or str(options.model),
         "prompts": len(prompts),
         "new_bytes": options.new_bytes,
-        "modes": {
-            name: count_decoding(model, prompts, settings, options.new_bytes) for name, settings in modes.items()
-        },
+        "modes": counted,
     }
     return report(options, results, console, print_results, draw)
 
