@@ -38,6 +38,7 @@ from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
 from .generation_config_fblt import NEW_BYTES, DecodingSettings, FBLTGenerationConfig
 from .generation_state_fblt import GenerationState
+from .joined_maps_fblt import join_maps
 from .padding_fblt import RightPadded
 from .stopping_fblt import LEAD, Criteria, cut_at_stop
 from .utf8_fblt import FBLTUTF8LogitsProcessor, open_bytes
@@ -160,6 +161,7 @@ class FBLTGenerationMixin(GenerationMixin):
         rows = RightPadded.of(input_ids, model_kwargs.get("attention_mask"))
         cache = model_kwargs[CACHE_NAME]
         check_rows(rows, cache)
+        join_maps(self)
         returns_dict = generation_config.return_dict_in_generate
         state = GenerationState(
             self,
