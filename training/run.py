@@ -56,6 +56,9 @@ def load_initial(source: str, settings: dict) -> FBLTForCausalLM:
             setattr(model.config, name, settings[name])
     saved = model.config.to_dict()
     FBLTConfig.from_dict(saved)  # checks the values together
+    drafted = model.generation_config.block_size
+    if isinstance(drafted, int) and isinstance(model.config.block_size, int) and drafted > model.config.block_size:
+        model.generation_config.block_size = model.config.block_size  # decoding refuses longer blocks
     _check_geometry(settings, saved, source, "model.")
     return model
 

@@ -10,7 +10,7 @@ from fblt.training.packing.instructions import encode_instruction
 from fblt.training.packing.run_rows import rows_for_model
 from fblt.training.packing.sequences import collate
 from fblt.training.recipe import OBJECTIVE, check_recipe, load_recipe
-from fblt.training.run import build_model, run
+from fblt.training.run import build_model, load_initial, run
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
@@ -76,6 +76,13 @@ def test_every_recipe_trains_two_steps_at_a_shrunken_size(path, tmp_path):
     for name in OBJECTIVE:
         if name in recipe["model"]:
             assert getattr(trained.config, name) == recipe["model"][name]
+
+
+def test_weights_that_learn_shorter_blocks_draft_no_longer_ones(tmp_path):
+    weights = str(initial_weights(tmp_path))
+    for size, drafted in ((3, 3), (MODEL["block_size"], MODEL["block_size"])):
+        model = load_initial(weights, {"block_size": size})
+        assert (model.config.block_size, model.generation_config.block_size) in ((size, drafted), (size, None))
 
 
 @pytest.mark.parametrize(
