@@ -1,6 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The state of one `generate` call: what is known, what the caches hold, what is counted."""
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 NETWORKS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe")
 COUNTERS = (*NETWORKS, "drafted", "accepted", "iterations")
+BY_ROW = ("prompt", "first", "text", "known", "active", "limit", "acceptance")  # tensors of a state
 
 
 @dataclass
@@ -57,6 +60,7 @@ class GenerationState:
         active: `[batch]`, rows that take part in this round.
         limit: `[batch]`, the most bytes a row may have.
         room: a bound of the bytes that a row may still write, kept on the host.
+        running: rows that have not ended, kept on the host.
         round: rounds of the loop done.
         counts: one `[batch]` counter per name in `COUNTERS`.
         acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
@@ -81,6 +85,7 @@ class GenerationState:
         self.pad_id = 0 if pad_id is None else pad_id
         self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
         self.budget = self.room = budget
+        self.running = len(self.known)
         longest = settings.longest_draft(model.config)
         self.text = F.pad(rows.ids, (0, budget + overshoot + longest + 1))
         self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
@@ -152,11 +157,11 @@ class GenerationState:
         }
 
     def has_ended(self, ended: torch.Tensor) -> bool:
-        """Whether all rows have; the round's one wait for `[batch]` `ended`, which updates `room` as well."""
+        """Whether all rows have; the one wait for `[batch]` `ended`, which updates `room` and `running` too."""
         least = self.written.masked_fill(ended, self.budget).min()
-        done, least = torch.stack([ended.all().long(), least]).tolist()
+        self.running, least = torch.stack([(~ended).sum(), least]).tolist()
         self.room = self.budget - least
-        return bool(done)
+        return self.running == 0
 
     def widths(self) -> list[int]:
         """New bytes that active rows have, each number once; the device is asked once while they stay the same."""
@@ -173,6 +178,32 @@ class GenerationState:
     def unfeed(self) -> None:
         """Takes the caches back to the bytes before the carried one."""
         self.cache.truncate(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps the rows with these indices."""
+        for name in BY_ROW:
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+        self.counts = {name: counter.index_select(0, rows) for name, counter in self.counts.items()}
+        for part in (self.cache, *self.record.values()):
+            part.select(rows)
+
+    def part(self, rows: torch.Tensor) -> "GenerationState":
+        """The state of the rows with these indices, with a cache of their own; this one stays as it is."""
+        part = copy(self)
+        part.cache = self.cache.twin()
+        part.record = {name: copy(buffer) for name, buffer in self.record.items()}
+        part.select(rows)
+        return part
+
+    def join(self, others: Sequence["GenerationState"], order: torch.Tensor) -> None:
+        """Takes in the rows of other states of this call; then those of all, these first, are put in `order`."""
+        for name in BY_ROW:
+            setattr(self, name, torch.cat([getattr(state, name) for state in (self, *others)]))
+        self.counts = {name: torch.cat([state.counts[name] for state in (self, *others)]) for name in self.counts}
+        self.cache.join([state.cache for state in others])
+        for name, buffer in self.record.items():
+            buffer.join([state.record[name] for state in others])
+        self.select(order)
 
     def count(self, **amounts: int | torch.Tensor) -> None:
         """Adds to counters of active rows."""
