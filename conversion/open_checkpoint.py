@@ -28,7 +28,7 @@ TRAINING = "training"
 FBLT = "fblt"
 SCHEMES = {TRAINING: META, META: META, TRANSFORMERS: TRANSFORMERS}
 _ENTROPY_FOLDERS = ("entropy", "entropy_model")
-_DOWNLOADED = ["*.json", "*.safetensors", "*.pth", "LICENSE*", "README.md"]
+_READ = ("*.json", "*.safetensors", "*.pth", "LICENSE*", "README.md")
 
 
 @dataclass
@@ -85,7 +85,32 @@ def fetch(source: str) -> Path:
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise ReadingError(f"{source}: is no folder, and no repository such as facebook/blt-1b")
-    return Path(snapshot_download(source, allow_patterns=_DOWNLOADED))
+    return Path(snapshot_download(source, allow_patterns=list(_READ)))
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses a folder with a link that leads out of it, where a conversion would read, or copy, what is elsewhere.
+
+    The Hub's cache keeps files as links to the `blobs` of their repository: those are part of what was downloaded.
+
+    Raises:
+        ReadingError: names the link and where it leads.
+    """
+    root = folder.resolve()
+    places = [root]
+    if root.parent.name == "snapshots":
+        places.append(root.parents[1] / "blobs")
+    for pattern in (*_READ, *_ENTROPY_FOLDERS, *(f"{name}/{file}" for name in _ENTROPY_FOLDERS for file in _READ)):
+        for path in folder.glob(pattern):
+            try:
+                target = path.resolve()
+            except (OSError, RuntimeError):
+                target = None  # a circle of links
+            if target is None or not any(target.is_relative_to(place) for place in places):
+                raise ReadingError(
+                    f"{path}: is a link to {str(target or path.readlink())!r}, out of its folder, and is not followed: "
+                    "put the file itself there"
+                )
 
 
 def open_checkpoint(folder: Path, entropy: Path | None = None, entropy_window: int | None = None) -> Checkpoint:
@@ -99,6 +124,8 @@ def open_checkpoint(folder: Path, entropy: Path | None = None, entropy_window: i
     Raises:
         ReadingError, ConfigError: the checkpoint is damaged, or FBLT cannot express it.
     """
+    for place in filter(None, (folder, entropy)):
+        refuse_links(place)
     layout = detect(folder)
     if layout in (FBLT, TRANSFORMERS) and (entropy or entropy_window):
         raise ReadingError(f"{folder}: has the {layout} layout, whose patcher is part of it: leave --entropy* out")

@@ -7,7 +7,7 @@ import click
 # What the code raises when it refuses bad input or cannot read or write: the message is for the user.
 REFUSALS = (ValueError, OSError)
 OURS = ("fblt", "modeling_fblt")
-EXTRAS = "pip install 'fblt[train,bench]' brings everything that a command uses."
+EXTRAS = "pip install 'fblt[train,bench,serve]' brings everything that a command uses."
 
 
 class Command(click.Command):
@@ -20,6 +20,15 @@ class Command(click.Command):
             raise
         except REFUSALS as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:  # of a package that only some uses of the command need
+            refuse_missing_package(self.name, error)
+            raise
+
+
+def refuse_missing_package(command: str | None, error: ModuleNotFoundError) -> None:
+    """Says how to get the package that a command cannot import; does nothing where the missing module is ours."""
+    if (error.name or "").partition(".")[0] not in OURS:
+        raise click.ClickException(f"`{command}` needs the package {error.name}: {EXTRAS}") from error
 
 
 class LazyGroup(click.Group):
@@ -43,9 +52,8 @@ class LazyGroup(click.Group):
         try:
             return getattr(import_module(module), function)
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] in OURS:
-                raise
-            raise click.ClickException(f"`{name}` needs the package {error.name}: {EXTRAS}") from error
+            refuse_missing_package(name, error)
+            raise
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

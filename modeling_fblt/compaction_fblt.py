@@ -4,28 +4,10 @@
 from typing import TYPE_CHECKING
 
 import torch
-from transformers.generation import (
-    ForcedBOSTokenLogitsProcessor,
-    ForcedEOSTokenLogitsProcessor,
-    InfNanRemoveLogitsProcessor,
-    LogitNormalization,
-    LogitsProcessorList,
-    MinLengthLogitsProcessor,
-    MinNewTokensLengthLogitsProcessor,
-    MinPLogitsWarper,
-    NoBadWordsLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    SequenceBiasLogitsProcessor,
-    SuppressTokensAtBeginLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
+from transformers.generation import LogitsProcessorList, logits_process
 
 from .generation_state_fblt import GenerationState
+from .processors_fblt import PURE, FBLTLastProcessor
 from .utf8_fblt import FBLTUTF8LogitsProcessor
 
 if TYPE_CHECKING:
@@ -35,27 +17,16 @@ if TYPE_CHECKING:
 # of them; with a quarter gone each time, all departures together copy a batch four times.
 SHARE = 4
 
-# Processors that judge each row by itself and keep nothing between calls. Any other may count on the whole batch.
-BY_ROW = (
-    FBLTUTF8LogitsProcessor,
-    ForcedBOSTokenLogitsProcessor,
-    ForcedEOSTokenLogitsProcessor,
-    InfNanRemoveLogitsProcessor,
-    LogitNormalization,
-    MinLengthLogitsProcessor,
-    MinNewTokensLengthLogitsProcessor,
-    MinPLogitsWarper,
-    NoBadWordsLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    SequenceBiasLogitsProcessor,
-    SuppressTokensAtBeginLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
+# Pure processors that go by a row's place in the batch. One of a user's own may, whatever it says of its prefix.
+_BY_PLACE = {
+    getattr(logits_process, name)
+    for name in (
+        "EncoderNoRepeatNGramLogitsProcessor",
+        "EncoderRepetitionPenaltyLogitsProcessor",
+        "PrefixConstrainedLogitsProcessor",
+    )
+}
+BY_ROW = (PURE - _BY_PLACE) | {FBLTUTF8LogitsProcessor, FBLTLastProcessor}
 
 
 def should_leave(ended: int, present: int) -> bool:
@@ -64,7 +35,7 @@ def should_leave(ended: int, present: int) -> bool:
 
 
 def by_row(processors: LogitsProcessorList) -> bool:
-    """Whether no processor needs to see the whole batch."""
+    """Whether processors judge each row by itself, so that none needs to see the whole batch."""
     return all(type(processor) in BY_ROW for processor in processors)
 
 

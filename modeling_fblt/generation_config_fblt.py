@@ -43,7 +43,8 @@ class DecodingSettings:
             match has at least 4 bytes, or so many if that is less.
         draft_cost: what the `"auto"` settings weigh acceptance against, a round without a draft being 1: the cost of a
             decoder call, or a dict of `call`, `byte`, `verified` and `head`, see [`DraftCosts`]. When None it is
-            measured at the first call. Then drafts can differ between machines, and so which text a seed of sampling gives.
+            measured at the first call. Then drafts can differ between machines, and so which text a seed of sampling
+            gives.
         draft_confidence: a verified draft ends before the first byte whose likeliest choice has less probability.
         unmasking: `"one_step"`, `"sequential"` (per decoder call the leading bytes that are sure enough, at least one),
             `"confidence"` or `"entropy"` (positions in any order); when None, one step for `"blt-dv"`, which was

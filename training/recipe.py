@@ -33,7 +33,13 @@ OBJECTIVE = (
 )
 # The paper's objective, whatever its blocks' size: what the config has by default.
 PAPER = {name: getattr(FBLTConfig(), name) for name in OBJECTIVE if name != "block_size"}
-GIVEN_BY_RECIPE = {"output_dir": "output", "seed": "seed", "prediction_loss_only": None, "resume_from_checkpoint": None}
+GIVEN_BY_RECIPE = {
+    "output_dir": "output",
+    "seed": "seed",
+    "prediction_loss_only": None,
+    "resume_from_checkpoint": None,
+    "save_only_model": None,  # nothing could go on from such checkpoints
+}
 
 
 def load_recipe(path: str | Path) -> dict:

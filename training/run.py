@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments, set_seed
 
+from fblt.checksums import check_folder
+from fblt.locks import alone_in
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 from .evaluation.run_metrics import row_anchors
@@ -15,7 +17,7 @@ from .packing.patching import load_trained_patcher
 from .packing.run_rows import rows_for_model
 from .packing.sequences import collate
 from .recipe import OBJECTIVE
-from .running.checkpoints import alone_in, clean, newest_checkpoint
+from .running.checkpoints import clean, newest_checkpoint, set_damaged_aside
 from .running.sharded import allow_sharding_on_cpu
 from .trainer import FBLTTrainer
 
@@ -42,6 +44,7 @@ def build_model(recipe: dict, init_from: str | None) -> FBLTForCausalLM:
 
 def load_initial(source: str, settings: dict) -> FBLTForCausalLM:
     """Saved weights under the objective that `settings`, a recipe's `model` section, asks for."""
+    check_folder(Path(source))
     model = FBLTForCausalLM.from_pretrained(source, dtype=torch.float32)
     # Blocks of any size train the same weights; but whether there are blocks decides whether `<mask>` has an embedding.
     head = settings.get("draft_head_config")
@@ -98,9 +101,11 @@ def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
     set_seed(recipe["seed"])
     model = build_model(recipe, init_from)
     output = Path(recipe["output"])
-    with arguments.main_process_first(desc="rows"):
-        if arguments.should_save:
+    with arguments.main_process_first(local=False, desc="checkpoints"):
+        if arguments.process_index == 0:
             clean(output)
+            set_damaged_aside(output)
+    with arguments.main_process_first(desc="rows"):
         find_rows = lines_for_model if "damage" in recipe else rows_for_model
         rows = find_rows(recipe, model.model.eval())
     model.set_attn_implementation(recipe.get("attn_implementation", "eager"))
@@ -124,6 +129,6 @@ def run(recipe: dict, init_from: str | None = None) -> None:
     output = Path(recipe["output"])
     with alone_in(output) if int(os.environ.get("RANK", 0)) == 0 else nullcontext():
         trainer = build_trainer(recipe, init_from)
-        checkpoint = newest_checkpoint(output)
+        checkpoint = newest_checkpoint(output)  # whole: others were set aside
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         trainer.save_final()

@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
+from fblt.checksums import write_checksums
 from fblt.files import publish
 from modeling_fblt import FBLTForCausalLM
 
@@ -16,6 +17,7 @@ from .evaluation.run_metrics import StepSums, draft_metrics, print_metrics
 from .evaluation.samples import Anchor
 from .packing.damaged_lines import DamagedLines, SimilarLengths
 from .running.checkpoints import UNFINISHED, clean, rotate
+from .running.finite import FiniteWatch
 from .running.optimizers import build_optimizer
 from .running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
 
@@ -23,7 +25,7 @@ SUMS_NAME = "log_sums_{}.pt"  # by process
 
 
 class RecipeTrainer(Trainer):
-    """The Trainer with a recipe's optimizer.
+    """The Trainer with a recipe's optimizer, which stops at the first loss that is not finite.
 
     Args:
         recipe_optimizer: arguments of `build_optimizer`.
@@ -32,6 +34,26 @@ class RecipeTrainer(Trainer):
     def __init__(self, *args, recipe_optimizer: dict, **kwargs):
         super().__init__(*args, **kwargs)
         self.recipe_optimizer = recipe_optimizer
+        self.watch = FiniteWatch(self.args.device)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.watch.add(self.state.global_step + 1, loss)
+        return loss
+
+    def check_finite(self) -> None:
+        """Raises an error if a loss so far or a weight is not finite. All processes call it, before they save."""
+        self.watch.check_losses(self.accelerator)
+        self.watch.check_weights(self.accelerator, self.model, self.state.global_step)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            self.watch.check_losses(self.accelerator)
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self.check_finite()
+        super()._save_checkpoint(model, trial)
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:
@@ -150,6 +172,7 @@ class FBLTTrainer(RecipeTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            write_checksums(written)
             publish(written, final)
             rotate(self.output, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
@@ -163,6 +186,7 @@ class FBLTTrainer(RecipeTrainer):
 
     def save_final(self) -> None:
         """Writes the trained model to `<output>/final`, whole or not at all."""
+        self.check_finite()
         written = self.output / UNFINISHED / "final"
         if self.is_fsdp_enabled:
             weights = self.accelerator.get_state_dict(self.model)

@@ -6,7 +6,11 @@ is never read, and overwritten by what is fed next. Buffers by patch grow with t
 networks see a window, so only the last bytes of each row are held.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
+
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
 from .chunk_fblt import Chunk
@@ -75,6 +79,15 @@ class PositionBuffer:
         if self.data is not None:
             self.data = self.data.index_select(0, rows.to(self.data.device))
 
+    def join(self, others: Sequence["PositionBuffer"]) -> None:
+        """Adds the rows of other buffers; columns that a row does not have become zero."""
+        if self.data is None:
+            return
+        parts = [buffer.data for buffer in (self, *others)]
+        columns = max(part.shape[self.dim] for part in parts)
+        behind = 2 * (self.data.dim() - 1 - self.dim)  # numbers of padding for the dimensions after that of positions
+        self.data = torch.cat([F.pad(part, (*[0] * behind, 0, columns - part.shape[self.dim])) for part in parts])
+
     def slide(self, shift: torch.Tensor) -> None:
         """Drops the first `shift` `[batch]` columns of each row; what moves up at the end is stale."""
         if self.data is None:
@@ -124,6 +137,8 @@ class FBLTCache(Cache):
         patcher, encoder, decoder: key/value stores per layer, by byte position.
         states: encoder byte states, by byte position; the open patch is pooled from them when it completes.
         global_transformer: key/value stores per layer, by patch.
+        earlier_ids: ids by byte position too, of bytes that `ids` may have dropped; two bytes of memory each.
+        geometry: sizes of the model that the cache is for.
         latents, document_patch: by patch: output of the global transformer, and its document's first patch.
         min_column, max_column: over the rows, the least and the greatest column after a row's last byte, in buffers by
             byte position. Kept on the host, as the next two are.
@@ -137,6 +152,7 @@ class FBLTCache(Cache):
 
     def __init__(self, config, batch_size: int, device: torch.device | str = "cpu"):
         super().__init__(layers=[])
+        self.geometry = self.geometry_of(config)
         byte_networks = (config.patcher_config, config.encoder_config, config.decoder_config)
         self.window = max(network.sliding_window for network in byte_networks)
         self.most_columns = 2 * (self.window + RETAINED)
@@ -147,7 +163,7 @@ class FBLTCache(Cache):
         self.ids, self.patch_index, self.patch_start, self.document_start, self.states = (
             PositionBuffer(origin=origin) for _ in range(5)
         )
-        self.latents, self.document_patch = PositionBuffer(), PositionBuffer()
+        self.latents, self.document_patch, self.earlier_ids = PositionBuffer(), PositionBuffer(), PositionBuffer()
         self.patcher, self.encoder, self.decoder = (
             [KeyValueStore(origin) for _ in range(network.num_hidden_layers)] for network in byte_networks
         )
@@ -155,6 +171,14 @@ class FBLTCache(Cache):
         zero = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
         for buffer in (self.ids, self.patch_index, self.patch_start, self.document_start):
             buffer.write(zero, zero, 1)  # position 0 starts the first patch of the first document
+
+    @staticmethod
+    def geometry_of(config) -> tuple:
+        """What a cache and the model that continues from it must have in common."""
+        networks = (config.patcher_config, config.encoder_config, config.global_config, config.decoder_config)
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+        windows = tuple(getattr(network, "sliding_window", None) for network in networks)
+        return tuple(getattr(network, name) for network in networks for name in names), windows
 
     # --- state of the rows at their current lengths ---
 
@@ -176,6 +200,16 @@ class FBLTCache(Cache):
         position = self.lengths if position is None else position
         position = position[:, None] + torch.arange(-count, 0, device=self.lengths.device)
         return self.ids.gather(position.clamp(min=0)).masked_fill(position < 0, 0)
+
+    def ids_so_far(self) -> torch.Tensor:
+        """All ids fed and not taken back, `[batch, longest row]`, right-padded with whatever was there."""
+        position = torch.arange(self.max_length, device=self.lengths.device).expand(len(self.lengths), -1)
+        column = self.ids.column(position).clamp(min=0, max=self.ids.data.shape[1] - 1)
+        held = take_columns(self.ids.data, column)
+        if self.earlier_ids.data is None:
+            return held
+        early = self.earlier_ids.gather(position.clamp(max=self.earlier_ids.data.shape[1] - 1))
+        return torch.where(position < self.origin.first[:, None], early.long(), held)
 
     def open_start(self, end: torch.Tensor | None = None) -> torch.Tensor:
         """Where the patch open at `end` (the rows' lengths) begins, or a document inside it: `[batch]`."""
@@ -224,6 +258,10 @@ class FBLTCache(Cache):
         back = torch.maximum(self.lengths - RETAINED, self.origin.first)
         needed = torch.minimum(back - self.window, self.patch_start.at(back))
         shift = (needed - self.origin.first).clamp(min=0)
+        # What is about to be dropped, and what is not: the latter is written again before it goes.
+        held = self.ids.data.to(torch.int16)
+        end = self.max_length + held.shape[1]
+        self.earlier_ids.write(held, self.positions((0, held.shape[1])), end)
         for buffer in self._byte_buffers():
             buffer.slide(shift)
         self.origin.first = self.origin.first + shift
@@ -281,6 +319,22 @@ class FBLTCache(Cache):
         self.origin.first = self.origin.first.index_select(0, rows.to(self.lengths.device))
         self._set_lengths(self.lengths.index_select(0, rows.to(self.lengths.device)))
 
+    def twin(self) -> "FBLTCache":
+        """A cache with the same content, of which rows can be selected and fed without a change of this one.
+
+        What is written to it before that may show in both.
+        """
+        held = [self.lengths, self.origin.first, *(buffer.data for buffer in self._buffers())]
+        return deepcopy(self, {id(tensor): tensor for tensor in held if tensor is not None})
+
+    def join(self, others: Sequence["FBLTCache"]) -> None:
+        """Adds the rows of other caches of the model after its own."""
+        for own, *more in zip(self._buffers(), *(cache._buffers() for cache in others), strict=True):
+            own.join(more)
+        self.origin.first = torch.cat([cache.origin.first for cache in (self, *others)])
+        self.most_columns = max(cache.most_columns for cache in (self, *others))
+        self._set_lengths(torch.cat([cache.lengths for cache in (self, *others)]))
+
     def _byte_buffers(self) -> list[PositionBuffer]:
         stores = [*self.patcher, *self.encoder, *self.decoder]
         single = [self.ids, self.patch_index, self.patch_start, self.document_start, self.states]
@@ -288,7 +342,7 @@ class FBLTCache(Cache):
 
     def _buffers(self) -> list[PositionBuffer]:
         patches = [buffer for store in self.global_transformer for buffer in (store.keys, store.values)]
-        return [*self._byte_buffers(), self.latents, self.document_patch, *patches]
+        return [*self._byte_buffers(), self.latents, self.document_patch, self.earlier_ids, *patches]
 
     # --- what generic code asks of a cache ---
 

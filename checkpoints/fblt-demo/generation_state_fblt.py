@@ -1,6 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The state of one `generate` call: what is known, what the caches hold, what is counted."""
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,16 @@ from .forward_steps_fblt import Fed, feed
 from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
 from .padding_fblt import RightPadded
+from .processors_fblt import NONE_LEFT
 
 if TYPE_CHECKING:
     from .byte_choice_fblt import ByteChoice
 
+# Bytes by which the text's buffer is longer than what is known, at least, whenever it has to grow.
+ROOM = 512
 NETWORKS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe")
 COUNTERS = (*NETWORKS, "drafted", "accepted", "iterations")
+BY_ROW = ("prompt", "first", "text", "known", "active", "limit", "acceptance")  # tensors of a state
 
 
 @dataclass
@@ -30,6 +36,7 @@ class Draft:
         proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
         record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
         noise: `[batch, r, vocab]`, random numbers of its draws, with which verification is to draw too, see [`refine`].
+        dead: `[batch, r]`, where nothing was left to choose; of drafts that are kept unverified.
     """
 
     ids: torch.Tensor
@@ -37,6 +44,7 @@ class Draft:
     proposals: torch.Tensor | None = None
     record: dict[str, torch.Tensor] | None = None
     noise: torch.Tensor | None = None
+    dead: torch.Tensor | None = None
 
     def cut(self, r: int) -> "Draft":
         """Its first `r` columns."""
@@ -50,13 +58,16 @@ class GenerationState:
     """State of one `generate` call, and the steps of the loop that drafters share.
 
     Attributes:
-        prompt: `[batch, n]`, the columns given, padding included.
+        prompt: `[batch, n]`, the columns given, padding included and on the left.
         first: `[batch]`, bytes of the prompt.
-        text: `[batch, capacity]`, each row's known bytes, prompt included, right-padded.
+        text: `[batch, capacity]`, each row's known bytes, prompt included, right-padded. It grows with them.
         known: `[batch]`, how many there are.
         active: `[batch]`, rows that take part in this round.
         limit: `[batch]`, the most bytes a row may have.
         room: a bound of the bytes that a row may still write, kept on the host.
+        running: rows that have not ended, kept on the host.
+        longest: the most bytes that a row has, kept on the host.
+        dead: whether a row had to write where no byte was left to choose.
         round: rounds of the loop done.
         counts: one `[batch]` counter per name in `COUNTERS`.
         acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
@@ -66,7 +77,6 @@ class GenerationState:
     def __init__(
         self,
         model,
-        prompt: torch.Tensor,
         rows: RightPadded,
         cache: FBLTCache,
         choose: "ByteChoice",
@@ -77,12 +87,17 @@ class GenerationState:
         outputs: list[str],
     ):
         self.lm, self.cache, self.choose, self.settings = model, cache, choose, settings
-        self.prompt, self.first, self.round = prompt, rows.lengths, 0
+        self.prompt, self.first, self.round = rows.left_padded(), rows.lengths, 0
         self.pad_id = 0 if pad_id is None else pad_id
         self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
         self.budget = self.room = budget
+        self.running = len(self.known)
         longest = settings.longest_draft(model.config)
-        self.text = F.pad(rows.ids, (0, budget + overshoot + longest + 1))
+        # Columns that a round may write after the known bytes of a row.
+        self.spare = overshoot + longest + 1
+        self.text, self.longest = rows.ids, rows.ids.shape[1]
+        self._make_room()
+        self.dead = torch.zeros((), dtype=torch.bool, device=rows.ids.device)
         self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
         self.active = torch.ones_like(self.known, dtype=torch.bool)
         self.counts = {name: torch.zeros_like(self.known) for name in COUNTERS}
@@ -151,12 +166,31 @@ class GenerationState:
             for name, buffer in self.record.items()
         }
 
+    def _make_room(self) -> None:
+        """Lengthens the text's buffer, by its own length and so seldom, where the next round might exceed it."""
+        if self.text.shape[1] < self.longest + self.spare:
+            self.text = F.pad(self.text, (0, max(self.longest, ROOM) + self.spare))
+
+    def note_dead_ends(self, dead: torch.Tensor, length: torch.Tensor) -> None:
+        """Notes rows that keep bytes, the first `length` `[batch]` of `dead` `[batch, r]`, for which none was left."""
+        kept = torch.arange(dead.shape[1], device=dead.device) < length[:, None]
+        self.dead = self.dead | (dead & kept).any()
+
     def has_ended(self, ended: torch.Tensor) -> bool:
-        """Whether all rows have; the round's one wait for `[batch]` `ended`, which updates `room` as well."""
+        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room`, `longest` and
+        `running`.
+
+        Raises:
+            ValueError: a row had to write where no byte was left to choose.
+        """
         least = self.written.masked_fill(ended, self.budget).min()
-        done, least = torch.stack([ended.all().long(), least]).tolist()
+        asked = torch.stack([(~ended).sum(), least, self.known.max(), self.dead.long()])
+        self.running, least, self.longest, dead = asked.tolist()
+        if dead:
+            raise ValueError(f"`logits_processor`, or the weights: {NONE_LEFT}.")
         self.room = self.budget - least
-        return bool(done)
+        self._make_room()
+        return self.running == 0
 
     def widths(self) -> list[int]:
         """New bytes that active rows have, each number once; the device is asked once while they stay the same."""
@@ -173,6 +207,36 @@ class GenerationState:
     def unfeed(self) -> None:
         """Takes the caches back to the bytes before the carried one."""
         self.cache.truncate(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps the rows with these indices."""
+        for name in BY_ROW:
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+        self.counts = {name: counter.index_select(0, rows) for name, counter in self.counts.items()}
+        for part in (self.cache, *self.record.values()):
+            part.select(rows)
+
+    def part(self, rows: torch.Tensor) -> "GenerationState":
+        """The state of the rows with these indices, with a cache of their own; this one stays as it is."""
+        part = copy(self)
+        part.cache = self.cache.twin()
+        part.record = {name: copy(buffer) for name, buffer in self.record.items()}
+        part.select(rows)
+        return part
+
+    def join(self, others: Sequence["GenerationState"], order: torch.Tensor) -> None:
+        """Takes in the rows of other states of this call; then those of all, these first, are put in `order`."""
+        self.longest = max(state.longest for state in (self, *others))
+        columns = max(state.text.shape[1] for state in (self, *others))
+        for state in (self, *others):
+            state.text = F.pad(state.text, (0, columns - state.text.shape[1]))
+        for name in BY_ROW:
+            setattr(self, name, torch.cat([getattr(state, name) for state in (self, *others)]))
+        self.counts = {name: torch.cat([state.counts[name] for state in (self, *others)]) for name in self.counts}
+        self.cache.join([state.cache for state in others])
+        for name, buffer in self.record.items():
+            buffer.join([state.record[name] for state in others])
+        self.select(order)
 
     def count(self, **amounts: int | torch.Tensor) -> None:
         """Adds to counters of active rows."""

@@ -13,6 +13,30 @@ from .configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID, MASK_ID, PAD_ID, RE
 PAD, BOS, EOS, RESERVED, MASK = "<pad>", "<s>", "</s>", "<reserved>", "<mask>"
 # transformers' own "no limit": a finite number would make it warn about long texts.
 NO_LENGTH_LIMIT = int(1e30)
+# A vocabulary of bytes takes no tokens for turns. Two control characters of ASCII, "start of text" and "end of text",
+# mark them: one byte each, and none that text has. `</s>` cannot end a turn: the next one would see nothing before it.
+START_OF_TURN, END_OF_TURN = 2, 3
+CHAT_TEMPLATE = """\
+{%- macro text(content) -%}
+{%- set parts = [content] if content is string else content | map(attribute='text') | list -%}
+{{- parts | join('') | replace('\\x02', '') | replace('\\x03', '') -}}
+{%- endmacro -%}
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message.role not in ('system', 'user', 'assistant', 'tool') -%}
+{{- raise_exception('role ' ~ message.role ~ ': give system, user, assistant or tool') -}}
+{%- endif -%}
+{{- '\\x02' ~ message.role ~ '\\n' -}}
+{%- if message.role == 'assistant' -%}
+{% generation %}{{- text(message.content) ~ '\\x03' -}}{% endgeneration %}
+{%- else -%}
+{{- text(message.content) ~ '\\x03' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '\\x02assistant\\n' -}}
+{%- endif -%}
+"""
 
 
 def _byte_characters() -> list[str]:
@@ -34,6 +58,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     The literal text `</s>` (and the other special tokens) is read as that token, so untrusted text could end a
     document. `tokenizer(text, split_special_tokens=True)` reads it as bytes; `<s>` is still put in front. As an
     argument of `from_pretrained` the same switch holds for every call.
+
+    Conversations (`apply_chat_template`) are spelled in bytes: `<s>`, then per turn byte 2, the role, a newline, what
+    was said, and byte 3, which is the id 7. Neither byte can be said: the template leaves them out. A model that was
+    tuned to conversations stops at its turn's end with `generation_config.eos_token_id = [2, 7]`.
 
     Returns:
         A fast tokenizer with 261 ids. `save_pretrained` writes `tokenizer.json` and `tokenizer_config.json`.
@@ -57,4 +85,5 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
         model_max_length=NO_LENGTH_LIMIT,
+        chat_template=CHAT_TEMPLATE,
     )

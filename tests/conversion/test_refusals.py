@@ -312,3 +312,36 @@ def test_the_licence_is_passed_on_and_none_claimed(training, tmp_path):
     card = (tmp_path / "stated" / "README.md").read_text()
     assert "license_name: fair-noncommercial-research-license" in card
     assert (tmp_path / "stated" / "LICENSE").read_text() == "the terms"
+
+
+# --- links ---
+
+
+@pytest.mark.parametrize("name", ["LICENSE-x", "README.md", "consolidated.pth", "entropy_model"])
+def test_a_link_out_of_the_source_is_not_followed(name, training, tmp_path):
+    secret = tmp_path / "elsewhere" / name
+    secret.parent.mkdir()
+    if (training / name).exists():
+        (training / name).rename(secret)
+    else:
+        secret.write_text("a secret")
+    (training / name).symlink_to(secret)
+    message = refused(training, ReadingError, f"{name}: is a link to")
+    assert str(secret) in message
+
+
+def test_links_within_the_source_and_to_the_blobs_of_the_hubs_cache_are_followed(training, tmp_path):
+    (training / "terms").write_text("the terms")
+    (training / "LICENSE").symlink_to("terms")
+    convert(str(training), tmp_path / "within", validate=False)
+    assert (tmp_path / "within" / "LICENSE").read_text() == "the terms"
+    repository = tmp_path / "models--a--b"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    training.rename(snapshot)
+    (repository / "blobs").mkdir()
+    (snapshot / "consolidated.pth").rename(repository / "blobs" / "ab")
+    (snapshot / "consolidated.pth").symlink_to("../../blobs/ab")
+    convert(str(snapshot), tmp_path / "cached", validate=False)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("within", "cached")]
+    assert weights[0] == weights[1]

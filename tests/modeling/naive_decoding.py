@@ -75,7 +75,7 @@ def naive_greedy(
 
 
 def new_bytes(sequences: torch.Tensor, columns: int, eos: int = NEVER) -> list[list[int]]:
-    """What was written behind the prompts, up to and with a stop; all that follows must be padding."""
+    """What was written after the prompts, up to and with a stop; all that follows must be padding."""
     rows = []
     for row in sequences[:, columns:].tolist():
         end = row.index(eos) + 1 if eos in row else len(row)

@@ -46,7 +46,7 @@ def test_tiles_that_nothing_attends_to_are_skipped():
     anchors = torch.arange(1, 32 * FLEX_TILE, 4)[None]
     present = torch.ones(*anchors.shape, 4, dtype=torch.bool)
     visited = flex_block_attention(document, FLEX_TILE, anchors, present).block_mask.kv_num_blocks
-    # The window behind a tile and the tile itself; for blocks, those around their anchors and their own tile.
+    # The window before a tile and the tile itself; for blocks, those around their anchors and their own tile.
     assert int(visited.max()) <= 4
 
 

@@ -173,3 +173,25 @@ def test_save_and_load_change_nothing(tokenizer, tmp_path):
     assert first == second
     split = AutoTokenizer.from_pretrained(tmp_path / "first", split_special_tokens=True)
     assert split("</s>").input_ids == [1, *byte_ids("</s>")]
+
+
+def test_conversations_are_spelled_in_bytes(tokenizer):
+    """Turns are marked by bytes that nobody can say; parts are joined; the mask covers answers up to their end."""
+    messages = [
+        {"role": "system", "content": "Be\x03\x02 kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Grüße"}, {"type": "text", "text": "!"}]},
+        {"role": "assistant", "content": "Hö"},
+    ]
+    text = "\x02system\nBe kind.\x03\x02user\nGrüße!\x03\x02assistant\nHö\x03"
+    made = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    assert made["input_ids"] == tokenizer(text).input_ids and max(made["input_ids"]) < 260
+    assert sum(made["assistant_masks"]) == len("Hö\x03".encode()) and all(made["assistant_masks"][-4:])
+    asked = tokenizer.apply_chat_template(messages[:2], add_generation_prompt=True, tokenize=False)
+    assert "<s>" + text == asked + "Hö\x03"
+    with pytest.raises(Exception, match="robot"):
+        tokenizer.apply_chat_template([{"role": "robot", "content": ""}])
+
+
+def test_the_chat_template_is_saved(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template

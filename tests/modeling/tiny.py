@@ -29,7 +29,7 @@ def tiny_config(decoder_input: str = "embedding", **changes: Any) -> FBLTConfig:
 
 
 def random_rows(batch: int, length: int, seed: int = 0, alphabet: int = 256) -> torch.Tensor:
-    """Rows of random bytes behind `<s>`, `[batch, length]`."""
+    """Rows of random bytes after `<s>`, `[batch, length]`."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, alphabet, (batch, length), generator=generator) + 4
     ids[:, 0] = BOS_ID

@@ -1,10 +1,16 @@
 """`fblt generate` and `fblt patch` show what the model says."""
 
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from html import unescape
+
 import pytest
 import torch
 from click.testing import CliRunner
 
 from fblt.cli import main
+from fblt.patches import characters, find_patches
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.conversion.checkpoints import write_transformers
@@ -46,6 +52,71 @@ def test_the_patches_are_those_of_the_model(saved):
 
 def test_the_text_may_come_from_standard_input(saved):
     assert run("patch", saved, input=TEXT).stdout == run("patch", saved, TEXT).stdout
+
+
+def test_the_text_may_come_from_a_file(saved, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(TEXT.encode())
+    assert run("patch", saved, file).stdout == run("patch", saved, TEXT).stdout
+
+
+def test_a_page_shows_every_byte_with_its_entropy_and_every_start(saved, tmp_path):
+    run("patch", saved, TEXT, "--output", tmp_path / "new" / "page.html")
+    page = (tmp_path / "new" / "page.html").read_text()
+    patches = find_patches(FBLTForCausalLM.from_pretrained(saved).eval(), TEXT.encode())
+    shown = "".join(re.findall(r"</span><span>(.*?)</span></span>", page))
+    assert unescape(shown).replace("·", " ").replace("↵", "\n").replace("→", "\t") == TEXT
+    bars = re.findall(r'<i class="(.*?)" style="--height:(\d+)%">', page)
+    assert len(bars) == len(TEXT.encode())
+    assert [i for i, (kinds, _) in enumerate(bars) if "start" in kinds] == patches.starts
+    if patches.entropies is None:
+        assert {height for _, height in bars} == {"0"} and "nats" not in page
+    else:
+        heights = torch.tensor([float(height) for _, height in bars])
+        expected = torch.tensor(patches.entropies) / max(patches.entropies) / 1.05 * 100
+        assert torch.allclose(heights, expected, atol=0.51)
+        over = [i for i, entropy in enumerate(patches.entropies) if entropy > 5.5]
+        assert [i for i, (kinds, _) in enumerate(bars) if "over" in kinds] == over
+
+
+@pytest.mark.parametrize("ending", ["svg", "PNG"])
+def test_a_figure_is_drawn_in_the_format_of_its_name(saved, tmp_path, ending):
+    picture = tmp_path / f"patches.{ending}"
+    run("patch", saved, TEXT + " $x$ 你 " * 12, "--output", picture)
+    if ending == "svg":
+        assert ElementTree.fromstring(picture.read_text()).tag.endswith("svg")
+        first = picture.read_bytes()
+        run("patch", saved, TEXT + " $x$ 你 " * 12, "--output", picture)
+        assert picture.read_bytes() == first
+    else:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_byte_belongs_to_one_character():
+    content = "é\n你".encode() + b"\xff\xe4" + "😀".encode()[:3] + b"a\\"
+    found = characters(content)
+    assert [c.start for c in found[1:]] == [c.end for c in found[:-1]] and found[-1].end == len(content)
+    assert [c.text for c in found] == ["é", "\n", "你", r"\xff", r"\xe4", r"\xf0", r"\x9f", r"\x98", "a", "\\"]
+
+
+def test_a_picture_that_cannot_be_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    result = run("patch", "nowhere", "text", "--output", tmp_path / "patches.gif")
+    assert result.exit_code == 1 and "ends in .html, .svg or .png" in result.stderr
+    result = run("patch", "nowhere", "x" * 10_001, "--output", tmp_path / "patches.svg")
+    assert result.exit_code == 1 and "10001 bytes" in result.stderr
+    for content, told in ((b"", "is empty"), (b"\xff", "no UTF-8")):
+        (tmp_path / "file").write_bytes(content)
+        result = run("patch", "nowhere", tmp_path / "file")
+        assert result.exit_code == 1 and told in result.stderr
+    assert not (tmp_path / "patches.svg").exists()
+
+
+def test_a_figure_without_matplotlib_is_refused_with_the_remedy(saved, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "fblt.patch_figure", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("patch", saved, "text", "--output", tmp_path / "patches.png")
+    assert result.exit_code == 1 and "needs the package matplotlib" in result.stderr
+    assert run("patch", saved, "text", "--output", tmp_path / "patches.html").exit_code == 0
 
 
 def test_it_writes_what_generate_writes(saved):

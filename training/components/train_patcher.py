@@ -143,6 +143,7 @@ def train_patcher(recipe: dict, name: str) -> dict[str, float]:
         eos_token_id=config.eos_token_id,
     )
     trainer.train()
+    trainer.check_finite()
 
     patcher.eval()
     entropies, document, bits = row_entropies(patcher, rows["validation"], config.eos_token_id)

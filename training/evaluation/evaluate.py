@@ -17,6 +17,7 @@ import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from fblt.checksums import check_folder
 from fblt.commands import Command
 from fblt.files import write_text_atomically
 
@@ -118,10 +119,11 @@ def load_model(folder: str, device: str):
     """The checkpoint in float32, by the code it carries.
 
     Raises:
-        ValueError: no checkpoint there, or one without a block head.
+        ValueError: no checkpoint there, a damaged one, or one without a block head.
     """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"--model {folder}: holds no config.json; give the folder of a saved FBLT")
+    check_folder(Path(folder))
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
     if getattr(model.config, "block_size", None) is None:
         raise ValueError(

@@ -7,6 +7,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+from fblt.files import appearing_file  # noqa: E402
+
 from .drafts import kinds_of  # noqa: E402
 
 COLOURS = {
@@ -35,8 +37,8 @@ def plot_evaluation(evaluation: dict, path: str | Path) -> None:
     _calls(axes[1, 1], evaluation["writing"])
     bits = evaluation["next_byte"]["all"]["bits_per_byte"]
     figure.suptitle(f"{evaluation['settings']['model']}: {bits:.2f} bits per byte of held-out text")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with appearing_file(path) as partial:
+        figure.savefig(partial, dpi=130)
     plt.close(figure)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from datasets import DatasetDict, concatenate_datasets, load_from_disk
 
 from fblt.files import publish, write_text_atomically
+from fblt.locks import alone_in
 from modeling_fblt.modeling_fblt import FBLTModel
 
 from ..data.inputs import Opened, Source, describe_files, open_source, read_streams
 from ..data.manifest import MANIFEST, PACK
-from ..running.checkpoints import alone_in
 from .corpus import SHARD_BYTES, Corpus, Shard, build_corpus, plan_shards
 from .options import PackOptions, check_names, check_options
 from .patching import load_patching_model, patching_settings

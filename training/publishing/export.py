@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import torch
 
+from fblt.checksums import check_folder
 from fblt.commands import Command
 from fblt.files import appearing_folder
 from modeling_fblt import FBLTForCausalLM
@@ -26,10 +27,11 @@ def export(source: Path, output: Path, max_megabytes: float) -> float:
     """Writes `output` and returns the MB (10^6 bytes) of its weights.
 
     Raises:
-        ValueError: no checkpoint in `source`, `output` is something else, or the weights are too large; nothing is
-            written then.
+        ValueError: no checkpoint in `source`, or a damaged one, `output` is something else, or the weights are too
+            large; nothing is written then.
     """
     check_folders(source, output)
+    check_folder(source)
     with appearing_folder(output) as complete:
         FBLTForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(complete)
         megabytes = sum(file.stat().st_size for file in complete.glob("*.safetensors")) / 1e6

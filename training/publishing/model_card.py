@@ -27,6 +27,7 @@ from .model_card_sections import (
     samples,
     usage,
 )
+from .restoration_card import restoration_card
 
 # Settings in which two evaluations may differ and still compare.
 OF_NO_INFLUENCE = ("model", "batch_size", "device")
@@ -119,7 +120,10 @@ def read_before(path: Path, evaluation: dict) -> dict:
 
 @click.command(cls=Command, help=__doc__)
 @click.option(
-    "--evaluation", type=click.Path(path_type=Path), required=True, help="JSON file that `fblt evaluate` wrote."
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="JSON file that `fblt evaluate` or `fblt evaluate-restoration` wrote.",
 )
 @click.option(
     "--before",
@@ -142,13 +146,19 @@ def main(
     hardware: str,
     output: Path,
 ) -> None:
-    now = read_evaluation("evaluation", evaluation)
-    then = None if before is None else read_before(before, now)
     data_manifest = read_json("manifest", manifest)
     settings = load_recipe(recipe)
     folder = os.path.relpath(output.parent)
     folder = output.resolve().parent.name if folder.startswith("..") else folder
-    write_text_atomically(output, model_card(now, data_manifest, settings, folder, hours, hardware, then))
+    if "typo_rate" in (restored := read_json("evaluation", evaluation)):
+        if before is not None:
+            raise ValueError(f"--before {before}: does not go with an evaluation of restoration; leave it out")
+        text = restoration_card(restored, data_manifest, settings, folder, hours, hardware)
+    else:
+        now = read_evaluation("evaluation", evaluation)
+        then = None if before is None else read_before(before, now)
+        text = model_card(now, data_manifest, settings, folder, hours, hardware, then)
+    write_text_atomically(output, text)
     click.echo(f"written: {output}")
 
 

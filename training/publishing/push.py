@@ -32,7 +32,7 @@ REQUIRED = {
     CARD: "the model card, which `fblt model-card` writes",
 }
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-SENT = ("*.json", "*.py", "*.safetensors", "*.md", "*.txt", "*.png", "*.svg", "LICENSE*", "NOTICE*")
+SENT = ("*.json", "*.jinja", "*.py", "*.safetensors", "*.md", "*.txt", "*.png", "*.svg", "LICENSE*", "NOTICE*")
 # Of an earlier push: old weights in one file would be loaded instead of new shards.
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "*.py"]
 # The line of a card's example that says where to load from; on the Hub that is the repository.

@@ -1,71 +1,87 @@
-"""A run's folder: one process at a time, its newest whole checkpoint, and what killed processes left."""
+"""A run's folder: its newest whole checkpoint, those that are to go, and what killed processes left."""
 
-import errno
 import json
+import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
+
+from fblt.checksums import check_folder
+
+logger = logging.getLogger(__name__)
 
 UNFINISHED = "unfinished"  # within a run's output: what is being written, replaced or deleted
-LOCK = "lock"
-WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what file systems that have no locks answer
+DAMAGED = "damaged"  # and checkpoints that were whole once
 SHARDED_MODEL, SHARDED_OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"  # Accelerate's names
-WEIGHTS = ("*.safetensors", f"{SHARDED_MODEL}/.metadata", "pytorch_model*.bin")
+# What a run needs to go on exactly, each as any of several files, since earlier versions kept no checksums.
+NEEDED = {
+    "weights": ("*.safetensors", f"{SHARDED_MODEL}/.metadata", "pytorch_model*.bin"),
+    "optimizer": (OPTIMIZER_NAME, f"{SHARDED_OPTIMIZER}/.metadata"),
+    "learning-rate schedule": (SCHEDULER_NAME,),
+    "random numbers": ("rng_state*.pth",),
+}
 
 
-@contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Keeps other processes out of a folder that is worked in; ends with the process, however that ends.
+def check_whole(checkpoint: Path) -> None:
+    """Checks that a checkpoint holds all that a run needs to go on exactly, as it was written.
 
     Raises:
-        ValueError: another process works there.
+        ValueError: something is missing or damaged; the message names it.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    # A lock that is no more than a file would outlive a killed process, so such a fallback is not taken.
-    lock = FileLock(output / LOCK, blocking=False, fallback_to_soft=False)
+    state = checkpoint / TRAINER_STATE_NAME
     try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(
-            f"Another process is writing `output` {str(output)!r}: end that one first (a killed launcher may leave "
-            "its processes running), or give another `output`."
-        ) from None
-    except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
-            raise
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            lock.release()
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer writes its state last."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):
-        return False
-    return any(any(checkpoint.glob(pattern)) for pattern in WEIGHTS)
+        whole = isinstance(json.loads(state.read_text(encoding="utf-8")).get("global_step"), int)
+    except (OSError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{state}: is missing or damaged")
+    for what, patterns in NEEDED.items():
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
+            raise ValueError(f"{checkpoint}: holds no {what} ({patterns[0]})")
+    check_folder(checkpoint)
 
 
 def newest_checkpoint(output: Path) -> Path | None:
-    """The whole checkpoint of a run that has most steps, None if there is none."""
-    whole = [Path(folder) for folder in sort_checkpoints(str(output)) if is_whole(Path(folder))]
-    return whole[-1] if whole else None
+    """The checkpoint of a run that has most steps, None if there is none."""
+    found = sort_checkpoints(str(output))
+    return Path(found[-1]) if found else None
 
 
 def clean(output: Path) -> None:
-    """Deletes what killed processes left in a run's folder: unfinished work, and checkpoints that are not whole."""
+    """Deletes what killed processes left in a run's folder: unfinished work."""
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-    for folder in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if folder.is_dir() and not is_whole(folder):
-            shutil.rmtree(folder)
+
+
+def set_damaged_aside(output: Path) -> None:
+    """Moves checkpoints that are newer than the newest whole one into `<output>/damaged`, and says so.
+
+    A kill leaves no such checkpoints: what is there was spoiled later, so nothing is deleted.
+
+    Raises:
+        ValueError: there are checkpoints, but none is whole.
+    """
+    damaged = []
+    for folder in map(Path, reversed(sort_checkpoints(str(output)))):
+        try:
+            check_whole(folder)
+        except ValueError as error:
+            damaged.append((folder, error))
+        else:
+            break
+    else:
+        if damaged:
+            raise ValueError(
+                f"`output` {str(output)!r} has checkpoints, but none is whole: {damaged[0][1]}. Put the missing files "
+                "back, or give another `output` to begin anew."
+            )
+    for checkpoint, error in damaged:
+        aside = output / DAMAGED / checkpoint.name
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        checkpoint.rename(aside)
+        logger.warning("%s. The run goes on from %s; what is damaged is kept in %s.", error, folder, aside)
 
 
 def rotate(output: Path, limit: int | None, best: str | None) -> None:

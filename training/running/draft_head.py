@@ -1,5 +1,6 @@
 """Training of a draft head on frozen weights: states of blocks computed once, then a few minutes of steps on them."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -164,6 +165,9 @@ def train_head(
 
     Returns:
         The loss of each step, in nats.
+
+    Raises:
+        ValueError: a loss is not finite; the message names the step.
     """
     model.requires_grad_(False)
     head = model.draft_head.requires_grad_(True).train()
@@ -183,4 +187,8 @@ def train_head(
         schedule.step()
         history.append(loss.detach())
     head.eval()
-    return torch.stack(history).tolist()
+    losses = torch.stack(history).tolist()
+    spoiled = next((step for step, loss in enumerate(losses, 1) if not math.isfinite(loss)), None)
+    if spoiled is not None:
+        raise ValueError(f"Training stopped: the loss of step {spoiled} is not finite: give a smaller `learning_rate`.")
+    return losses

@@ -11,6 +11,8 @@ from datasets import Dataset, DatasetDict  # noqa: E402
 from fblt.training.data.restore.damage import KINDS  # noqa: E402
 from fblt.training.evaluation.restoration import evaluate  # noqa: E402
 from fblt.training.evaluation.restoration.baselines import FrequentForms, split_word  # noqa: E402
+from fblt.training.evaluation.restoration.errors import KINDS as KINDS_OF_ERROR  # noqa: E402
+from fblt.training.evaluation.restoration.errors import count_errors, errors_of, kind_of_error  # noqa: E402
 from fblt.training.evaluation.restoration.measures import edit_distance, figures, ratio, right_words  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -70,6 +72,33 @@ def test_figures_of_marked_words():
     assert found["character_errors"]["value"] == 1 / 8
 
 
+@pytest.mark.parametrize(
+    "wanted, found, kind",
+    [
+        ("été", "ete", "marks"),
+        ("Straße", "Strasse", "marks"),
+        ("Paris", "paris", "case"),
+        ("là.", "là", "punctuation"),
+        ("«là»", "la", "several of these"),
+        ("Été", "ete,", "several of these"),
+        ("maison", "mason", "letters"),
+    ],
+)
+def test_kinds_of_errors(wanted, found, kind):
+    assert kind_of_error(wanted, found) == kind
+
+
+@settings(max_examples=100, deadline=None)
+@given(short, short)
+def test_every_wrong_word_is_one_error(line, restored):
+    counts = count_errors([line], [restored])
+    assert tuple(counts) == KINDS_OF_ERROR and sum(counts.values()) == len(errors_of(line, restored))
+    if len(line.split()) == len(restored.split()):
+        assert sum(counts.values()) == right_words(line, restored).count(False)
+    else:
+        assert counts["words joined or split"] == 1
+
+
 def test_most_frequent_forms():
     forms = FrequentForms(["L'été est là.", "Où est la clé?", "la clé", "la clé", "Là où est la mer.", "là"])
     assert forms.restore("la cle est la.", "accents") == "la clé est la."
@@ -114,6 +143,7 @@ def test_the_script_measures_every_method(tiny_checkpoint, tmp_path):
             assert part["lines"] == {"de": 2, "fr": 2}
             assert list(part["methods"]) == ["left alone", "most frequent form", "ar", "blt-dv"]
             assert part["equal_to_ar"] == {"blt-dv": 4}
+            assert part["errors_of"] == "ar" and tuple(part["errors"]) == KINDS_OF_ERROR
             assert part["methods"]["ar"] == part["methods"]["blt-dv"]
             alone = part["methods"]["left alone"]["all"]["words_right"]["value"]
             assert alone == 1 if kind == "none" else alone < 1

@@ -279,7 +279,7 @@ def test_killed_it_goes_on_to_the_same_result(options, tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from fblt.training.running.checkpoints import alone_in
+from fblt.locks import alone_in
 
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)

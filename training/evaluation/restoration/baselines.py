@@ -9,7 +9,7 @@ FEWEST_OF_A_FORM = 3  # times a second form must stand in the training text for 
 
 
 def split_word(word: str) -> tuple[str, str, str]:
-    """Punctuation before a word, the word, punctuation behind it."""
+    """Punctuation before a word, the word, punctuation after it."""
     core = word.lstrip(PUNCTUATION)
     before = word[: len(word) - len(core)]
     inner = core.rstrip(PUNCTUATION)

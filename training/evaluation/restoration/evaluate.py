@@ -24,11 +24,12 @@ from ...data.restore.damage import KINDS, damage
 from ...packing.damaged_lines import load_lines
 from ..evaluate import describe_checkpoint, load_model
 from .baselines import FrequentForms
+from .errors import count_errors
 from .measures import figures
 from .tables import print_restoration
 from .writing import restore
 
-FORMAT = 1  # of the JSON file; raise it when a key changes its meaning
+FORMAT = 2  # of the JSON file; raise it when a key changes its meaning
 TYPO_RATE = 0.03
 SPLITS = ("test", "test_prose")
 LEFT_ALONE, FREQUENT = "left alone", "most frequent form"
@@ -117,9 +118,12 @@ def restorations(
         of_each = [methods[name][language]["words_right"]["value"] for language in lines]
         methods[name]["mean_of_languages"] = float(np.mean(of_each))
     plain = restored.get("ar")
+    judged = options.decoding[0]
     return {
         "lines": {language: len(own) for language, own in lines.items()},
         "methods": methods,
+        "errors": count_errors(wanted, restored[judged]),
+        "errors_of": judged,
         "costs": costs,
         "equal_to_ar": {
             name: sum(one == other for one, other in zip(plain, restored[name], strict=True))
