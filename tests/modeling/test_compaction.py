@@ -21,6 +21,7 @@ from tests.modeling.naive_decoding import (
     shared_model,
 )
 from tests.modeling.tiny import random_rows, tiny_model
+from tests.thorough import cases
 
 NEW = 24
 ADAPTING = {
@@ -113,7 +114,7 @@ def test_nothing_that_is_returned_shows_it(name, with_rule):
         assert_cache_equals_a_fresh_one(model, found.past_key_values, rows)
 
 
-@limits(max_examples=12, deadline=None)
+@limits(max_examples=cases(6, 60), deadline=None)
 @given(st.integers(2, 7), st.integers(0, 1000), st.sampled_from(list(ALL)), st.sampled_from(["embedding", "encoder"]))
 def test_any_batch_is_written_as_its_rows_alone(rows, seed, name, decoder_input):
     model, inputs = shared_model(decoder_input), ragged(rows, seed)
@@ -178,7 +179,7 @@ class Rows(LogitsProcessor, StoppingCriteria):
     def __init__(self):
         self.seen = set()
 
-    def __call__(self, input_ids, scores, **kwargs):
+    def __call__(self, input_ids, scores):
         self.seen.add(len(input_ids))
         return torch.zeros(len(input_ids), dtype=torch.bool) if scores is None else scores
 
