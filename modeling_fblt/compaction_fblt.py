@@ -36,7 +36,9 @@ def should_leave(ended: int, present: int) -> bool:
 
 def by_row(processors: LogitsProcessorList) -> bool:
     """Whether processors judge each row by itself, so that none needs to see the whole batch."""
-    return all(type(processor) in BY_ROW for processor in processors)
+    # A repetition penalty may hold the lengths of all rows' prompts.
+    lengths = [getattr(processor, "prompt_ignore_length", None) for processor in processors]
+    return all(type(p) in BY_ROW for p in processors) and not any(isinstance(n, torch.Tensor) for n in lengths)
 
 
 class Compaction:

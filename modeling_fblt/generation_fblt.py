@@ -21,7 +21,7 @@ Where an iteration waits for the device, once each:
 - for the numbers of bytes that rows have, with logits processors, and, with a draft head too, for the known bytes of
   their blocks in the first iteration and with `block_anchor="patch"`; for acceptance, where drafts adapt;
 - for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths;
-- for the bounds of the rows' lengths, when rows that have ended leave the batch.
+- for the bounds of the rows' lengths, when rows leave the batch: of those that leave, and of those that stay.
 
 The loop copies nothing to the device.
 """

@@ -216,8 +216,15 @@ def test_what_is_a_users_own_is_shown_the_whole_batch(name, with_rule):
 
 def test_processors_that_judge_rows_by_themselves_are_no_obstacle(with_rule):
     model, inputs = shared_model(), ragged(9, seed=20)
-    arguments = {**inputs, "repetition_penalty": 1.2, "valid_utf8": True, "decoding": "blt-s", "min_new_tokens": 2}
+    arguments = {**inputs, "no_repeat_ngram_size": 3, "valid_utf8": True, "decoding": "blt-s", "min_new_tokens": 2}
     stops = some_stops(model, **arguments)
     whole, _ = with_rule("never", model, stops, **arguments)
     output, fed = with_rule("at once", model, stops, **arguments)
     assert torch.equal(whole, output) and min(fed) < 9
+
+
+def test_a_penalty_that_holds_the_prompts_lengths_is_shown_the_whole_batch(with_rule):
+    model, inputs = shared_model(), ragged(9, seed=20)
+    output, fed = with_rule("at once", model, [58], **inputs, repetition_penalty=1.2, decoding="ar")
+    assert set(fed) == {9}
+    assert torch.equal(output, with_rule("never", model, [58], **inputs, repetition_penalty=1.2, decoding="ar")[0])
