@@ -36,6 +36,7 @@ from .padding_fblt import RightPadded
 from .patching_fblt import (
     PatchingState,
     document_starts,
+    ends_of_documents,
     entropies_from_logits,
     is_separator,
     patch_starts,
@@ -115,20 +116,32 @@ class FBLTModel(FBLTPreTrainedModel):
 
     # --- bytes -> patch starts ---
 
-    def begin_chunk(self, ids: torch.Tensor, lengths: torch.Tensor, cache: FBLTCache | None) -> Chunk:
-        """A chunk of new bytes after what the cache holds: `[batch, n]`, `lengths` `[batch]` of them real."""
+    def begin_chunk(
+        self,
+        ids: torch.Tensor,
+        lengths: torch.Tensor,
+        cache: FBLTCache | None,
+        document_ends: torch.Tensor | None = None,
+    ) -> Chunk:
+        """A chunk of new bytes after what the cache holds: `[batch, n]`, `lengths` `[batch]` of them real.
+
+        Without a cache, `document_ends` `[batch, n]` may name bytes that end a document beside `</s>`.
+        """
         batch, n = ids.shape
         if cache is not None:
             cache.make_room()
         position = torch.zeros_like(lengths) if cache is None else cache.lengths
         first = torch.zeros_like(position) if cache is None else cache.document_start.at(position)
         separator = is_separator(ids, self.config.eos_token_id)
+        if document_ends is not None:
+            separator = separator | document_ends
         return Chunk(
             ids=ids,
             lengths=lengths,
             position=position,
             positions=position[:, None] + torch.arange(n, device=ids.device),
             document_start=document_starts(separator, position, first),
+            separator=separator,
             cache=cache,
             column=None if cache is None else cache.columns_from(position, n),
         )
@@ -207,17 +220,18 @@ class FBLTModel(FBLTPreTrainedModel):
         if m == 0:
             return previous
 
-        ids, patch = chunk.ids, chunk.patch_index[:, :-1] - first[:, None]
+        separator, patch = chunk.separator, chunk.patch_index[:, :-1] - first[:, None]
         if cache is not None:
             states, ids, patch = cache.open_patch_bytes(chunk)
+            separator = is_separator(ids, self.config.eos_token_id)
         real = patch < completed[:, None]
         patch = torch.where(real, patch, m)
         patches = self.encoder.pool(states, patch, m)
 
-        index = first[:, None] + torch.arange(m, device=ids.device)  # [batch, m], patch indices in the row
-        document = self._patch_documents(chunk, ids, patch, m)
+        index = first[:, None] + torch.arange(m, device=chunk.ids.device)  # [batch, m], patch indices in the row
+        document = self._patch_documents(chunk, separator, patch, m)
         fresh = cache is None or cache.max_patches == 0
-        keys = index[0] if fresh else torch.arange(cache.max_patches + m, device=ids.device)
+        keys = index[0] if fresh else torch.arange(cache.max_patches + m, device=chunk.ids.device)
         context = SquareContext(causal(index[:, :, None], keys, document[:, :m, None]))
         if cache is not None:
             end = cache.max_patches + m
@@ -229,10 +243,12 @@ class FBLTModel(FBLTPreTrainedModel):
             cache.document_patch.write(document, torch.cat([index, index[:, -1:] + 1], dim=1), end + 1)
         return torch.cat([previous.to(latents.dtype), latents], dim=1)
 
-    def _patch_documents(self, chunk: Chunk, ids: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
-        """First patch of the document of each new patch, and of the one after: `[batch, m + 1]`."""
-        separator = is_separator(ids, self.config.eos_token_id)
-        closes = separator.new_zeros(ids.shape[0], m + 1, dtype=torch.long)
+    def _patch_documents(self, chunk: Chunk, separator: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
+        """First patch of the document of each new patch, and of the one after: `[batch, m + 1]`.
+
+        `separator` `[batch, bytes]` are the bytes that end a document, of `patch` `[batch, bytes]`, their patches.
+        """
+        closes = separator.new_zeros(separator.shape[0], m + 1, dtype=torch.long)
         closes = closes.scatter_reduce(1, patch, separator.long(), "amax")[:, :m].bool()
         first = chunk.patch_index[:, 0]
         cache = chunk.cache
@@ -331,11 +347,15 @@ class FBLTModel(FBLTPreTrainedModel):
                 start patches.
             use_cache: whether to return a cache; the config's `use_cache` outside training when None.
             cache: another name for `past_key_values`.
+            position_ids: `[batch, n]`, not needed. Where they begin again at 0 in a row, a document does, as after
+                `</s>`. Such rows have no cache. Their documents are as alone but for the output at a document's last
+                byte, whose patch is complete because another document follows.
         """
         refuse(self, kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         rows = RightPadded.of(input_ids, attention_mask)
-        if cache is None and (use_cache if use_cache is not None else self._default_use_cache()):
+        ends = documents_of(rows, kwargs.get("position_ids"), cache)
+        if cache is None and ends is None and (use_cache if use_cache is not None else self._default_use_cache()):
             cache = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
         starts = None if patch_starts is None else rows.take_starts(patch_starts)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
@@ -344,7 +364,7 @@ class FBLTModel(FBLTPreTrainedModel):
         if any(flags.values()):
             window = self.config.decoder_config.sliding_window
             recorder = DecoderRecorder(rows, attention_mask, cache, window)
-        hidden = feed(self, rows.ids, rows.lengths, cache, starts, recorder).hidden
+        hidden = feed(self, rows.ids, rows.lengths, cache, starts, recorder, document_ends=ends).hidden
         if cache is not None:
             cache.columns += input_ids.shape[1]
         output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), **{CACHE_NAME: cache})
@@ -376,13 +396,43 @@ def refuse(model: nn.Module, kwargs: dict) -> None:
             f"`device_map` spreads the model over {sorted(split)}, but FBLT's networks must run on one device: give "
             "`device_map={'': device}`, or one accelerator beside 'cpu' and 'disk', to which weights can be offloaded."
         )
-    if kwargs.get("position_ids") is not None:
-        raise ValueError(
-            "`position_ids` are given, but FBLT counts positions itself: pad rows, or pack documents that end in "
-            "`</s>` (with `isolate_documents`, packed documents equal the documents alone)."
-        )
+    for name in ("cu_seq_lens_q", "seq_idx"):
+        if kwargs.get(name) is not None and kwargs.get("position_ids") is None:
+            raise ValueError(
+                f"`{name}` is given without `position_ids`: from these FBLT reads where packed documents begin; let "
+                "the collator return them too."
+            )
     if kwargs.get("inputs_embeds") is not None:
         raise ValueError("`inputs_embeds` are given, but patches and hash n-grams need the bytes: give `input_ids`.")
+
+
+def documents_of(rows: RightPadded, position_ids: torch.Tensor | None, cache: FBLTCache | None) -> torch.Tensor | None:
+    """Bytes `[batch, n]` that end a document because the next position is 0; None where positions say nothing new.
+
+    Args:
+        position_ids: `[batch or 1, n]`, as the input has its columns.
+
+    Raises:
+        ValueError: they have another shape, jump, or contradict the cache.
+    """
+    if position_ids is None:
+        return None
+    batch, n = rows.ids.shape
+    if tuple(position_ids.shape) not in ((batch, n), (1, n)):
+        raise ValueError(f"`position_ids` has shape {tuple(position_ids.shape)}: give {(batch, n)}, or leave them out.")
+    positions = rows.take(position_ids.expand(batch, n))
+    if cache is not None:
+        column = torch.arange(n, device=positions.device)
+        if bool(((positions != cache.lengths[:, None] + column) & (column < rows.lengths[:, None])).any()):
+            raise ValueError(
+                "`position_ids` do not go on where the KV cache ends: packed documents go without a cache; otherwise "
+                "leave them out, FBLT counts positions itself."
+            )
+        return None
+    if bool((positions[:, 0] != 0).any()):
+        raise ValueError("`position_ids` of a row do not begin at 0: give 0 for the first byte, or leave them out.")
+    ends = ends_of_documents(positions, rows.lengths)
+    return ends if bool(ends.any()) else None
 
 
 def returns_dict(config: FBLTConfig, kwargs: dict) -> bool:
