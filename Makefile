@@ -2,6 +2,7 @@
 # make test [ARGS="..."]                  lint, every test, and `make contract`; with ARGS the tests they choose alone
 # make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format
+# make docs                               the documentation as a site, build/site/index.html; a warning is an error
 # make clean                              remove the virtual environment and everything built
 #
 # Each target makes .venv with $(PYTHON) and installs what it needs, once; after that nothing needs the network.
@@ -21,7 +22,7 @@ override export PROMPT := $(value PROMPT)
 PROMPT_OPTION := $(if $(value PROMPT),--prompt="$$PROMPT")
 endif
 
-.PHONY: demo test contract lint clean
+.PHONY: demo test contract lint docs clean
 .NOTPARALLEL:
 
 demo: export HF_HUB_OFFLINE := 1
@@ -41,6 +42,11 @@ contract: $(OLDEST_VENV)/.installed
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+docs: export HF_HUB_OFFLINE := 1
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.installed-docs $(VENV)/.installed-train
+	$(VENV)/bin/python -m mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) $(OLDEST_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

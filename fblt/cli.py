@@ -7,6 +7,7 @@ from .commands import LazyGroup
 
 COMMANDS = {
     "generate": ("fblt.generate:main", "Write on from a text."),
+    "restore": ("fblt.restore:main", "Give the lines of a file their accents, case, punctuation and spelling back."),
     "serve": ("fblt.serving.command:main", "Serve a model to OpenAI's clients, over HTTP."),
     "patch": ("fblt.patch:main", "Show where a model starts patches in a text."),
     "convert": ("fblt.conversion.convert_blt:main", "Make an FBLT of a BLT, in whichever layout it comes."),

@@ -12,13 +12,18 @@ MODEL = click.argument("model")
 TEXT = click.argument("text", default="-")
 
 
-def load(model: str, device: str = "cpu") -> tuple[FBLTForCausalLM, PreTrainedTokenizerBase]:
+def load(
+    model: str, device: str = "cpu", dtype: torch.dtype | str = "auto"
+) -> tuple[FBLTForCausalLM, PreTrainedTokenizerBase]:
     """A model in eval mode and its tokenizer, from a folder or a Hub repository; the code is this package's.
+
+    Args:
+        dtype: of the weights; `"auto"` for that of the file.
 
     Raises:
         ValueError: it is no FBLT.
     """
-    loaded = AutoModelForCausalLM.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     if not isinstance(loaded, FBLTForCausalLM):
         raise ValueError(f"model {model!r}: is a {type(loaded).__name__}; give an FBLT")
     return loaded.eval().to(torch.device(device)), AutoTokenizer.from_pretrained(model)

@@ -23,6 +23,7 @@ from .chunk_fblt import Chunk
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
 from .configuration_fblt import FBLTConfig
 from .forward_steps_fblt import feed
+from .input_checks_fblt import check_cache, check_input, documents_of, refuse_keywords
 from .masks_fblt import causal
 from .networks_fblt import (
     FBLTDecoder,
@@ -36,7 +37,6 @@ from .padding_fblt import RightPadded
 from .patching_fblt import (
     PatchingState,
     document_starts,
-    ends_of_documents,
     entropies_from_logits,
     is_separator,
     patch_starts,
@@ -78,6 +78,7 @@ class FBLTModel(FBLTPreTrainedModel):
     """FBLT without the byte head."""
 
     def __init__(self, config: FBLTConfig):
+        config.check()  # here too: a field may have been set after the config was made
         super().__init__(config)
         warn_if_untested(transformers.__version__)
         k = config.cross_attn_k
@@ -322,6 +323,7 @@ class FBLTModel(FBLTPreTrainedModel):
             `entropies` `[batch, n]` in nats (None unless `patching_mode` is `"entropy"`) and boolean `patch_starts`
             `[batch, n + 1]`, the next position included; 0 and False on padding.
         """
+        input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
         rows = RightPadded.of(input_ids, attention_mask)
         chunk = self.begin_chunk(rows.ids, rows.lengths, None)
         self.segment(chunk)
@@ -350,14 +352,19 @@ class FBLTModel(FBLTPreTrainedModel):
             position_ids: `[batch, n]`, not needed. Where they begin again at 0 in a row, a document does, as after
                 `</s>`. Such rows have no cache. Their documents are as alone but for the output at a document's last
                 byte, whose patch is complete because another document follows.
+
+        Raises:
+            TypeError, ValueError: an argument that FBLT cannot use; the message names it and the remedy.
         """
-        refuse(self, kwargs)
+        refuse_keywords(self, kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
+        input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
+        check_cache(self.config, cache, len(input_ids))
         rows = RightPadded.of(input_ids, attention_mask)
         ends = documents_of(rows, kwargs.get("position_ids"), cache)
         if cache is None and ends is None and (use_cache if use_cache is not None else self._default_use_cache()):
             cache = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
-        starts = None if patch_starts is None else rows.take_starts(patch_starts)
+        starts = None if patch_starts is None else rows.take_starts(patch_starts, cache is None or not cache.max_length)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
         recorder = None
@@ -381,58 +388,6 @@ class FBLTModel(FBLTPreTrainedModel):
 
     def _default_use_cache(self) -> bool:
         return bool(self.config.use_cache) and not self.training
-
-
-def refuse(model: nn.Module, kwargs: dict) -> None:
-    """Refuses what the catch-all of `forward` would swallow in silence, and a model that is split over accelerators.
-
-    Raises:
-        ValueError: names the argument and the remedy.
-    """
-    split = {str(device) for device in getattr(model, "hf_device_map", {}).values()} - {"cpu", "disk"}
-    if len(split) > 1:
-        # Masks, caches and patch boundaries pass between networks inside objects whose tensors stay where they are.
-        raise ValueError(
-            f"`device_map` spreads the model over {sorted(split)}, but FBLT's networks must run on one device: give "
-            "`device_map={'': device}`, or one accelerator beside 'cpu' and 'disk', to which weights can be offloaded."
-        )
-    for name in ("cu_seq_lens_q", "seq_idx"):
-        if kwargs.get(name) is not None and kwargs.get("position_ids") is None:
-            raise ValueError(
-                f"`{name}` is given without `position_ids`: from these FBLT reads where packed documents begin; let "
-                "the collator return them too."
-            )
-    if kwargs.get("inputs_embeds") is not None:
-        raise ValueError("`inputs_embeds` are given, but patches and hash n-grams need the bytes: give `input_ids`.")
-
-
-def documents_of(rows: RightPadded, position_ids: torch.Tensor | None, cache: FBLTCache | None) -> torch.Tensor | None:
-    """Bytes `[batch, n]` that end a document because the next position is 0; None where positions say nothing new.
-
-    Args:
-        position_ids: `[batch or 1, n]`, as the input has its columns.
-
-    Raises:
-        ValueError: they have another shape, jump, or contradict the cache.
-    """
-    if position_ids is None:
-        return None
-    batch, n = rows.ids.shape
-    if tuple(position_ids.shape) not in ((batch, n), (1, n)):
-        raise ValueError(f"`position_ids` has shape {tuple(position_ids.shape)}: give {(batch, n)}, or leave them out.")
-    positions = rows.take(position_ids.expand(batch, n))
-    if cache is not None:
-        column = torch.arange(n, device=positions.device)
-        if bool(((positions != cache.lengths[:, None] + column) & (column < rows.lengths[:, None])).any()):
-            raise ValueError(
-                "`position_ids` do not go on where the KV cache ends: packed documents go without a cache; otherwise "
-                "leave them out, FBLT counts positions itself."
-            )
-        return None
-    if bool((positions[:, 0] != 0).any()):
-        raise ValueError("`position_ids` of a row do not begin at 0: give 0 for the first byte, or leave them out.")
-    ends = ends_of_documents(positions, rows.lengths)
-    return ends if bool(ends.any()) else None
 
 
 def returns_dict(config: FBLTConfig, kwargs: dict) -> bool:

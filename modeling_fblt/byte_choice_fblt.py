@@ -1,11 +1,14 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """How bytes are chosen from logits: by processors, greedily or by sampling, and what is kept of a draft."""
 
+from copy import copy
+
 import torch
 import torch.nn.functional as F
 from transformers.generation import LogitsProcessorList
 
 from .generation_state_fblt import Draft, GenerationState
+from .processors_fblt import FBLTLastProcessor, dead_ends, find_processor
 from .verification_fblt import accept_greedy, accept_sampled
 
 
@@ -14,12 +17,21 @@ class ByteChoice:
 
     The processor that keeps text valid UTF-8 looks at the bytes right before the one to choose. In a block these are
     not known yet, so there the drafter takes care of it.
+
+    Args:
+        processors: pure functions of prefix and scores, or called for one byte after the other.
+        mask_id: `<mask>`, which is never chosen.
     """
 
-    def __init__(self, processors: LogitsProcessorList, do_sample: bool):
-        self.processors, self.do_sample = processors, do_sample
-        self.utf8 = next((p for p in processors if getattr(p, "keeps_utf8", False)), None)
-        self.blockwise = LogitsProcessorList([p for p in processors if p is not self.utf8])
+    def __init__(self, processors: LogitsProcessorList, do_sample: bool, mask_id: int):
+        self.do_sample, self.mask_id = do_sample, mask_id
+        self.utf8 = find_processor(processors, "keeps_utf8")
+        self.processors = self._closed(list(processors), self.utf8)
+        self.blockwise = self._closed([p for p in processors if p is not self.utf8], None)
+
+    def _closed(self, processors: list, utf8) -> LogitsProcessorList:
+        last = [FBLTLastProcessor(self.mask_id, utf8)] if processors else []
+        return LogitsProcessorList([*processors, *last])
 
     def pick(self, scores: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """`[..., vocab]` scores -> `[...]` bytes.
@@ -29,7 +41,7 @@ class ByteChoice:
         """
         if not self.do_sample:
             return scores.argmax(-1)
-        probabilities = torch.softmax(scores.float(), dim=-1)
+        probabilities = torch.softmax(self.choosable(scores).float(), dim=-1)
         return self.draw(probabilities) if noise is None else (probabilities / noise).argmax(-1)
 
     def noise(self, logits: torch.Tensor) -> torch.Tensor | None:
@@ -44,7 +56,19 @@ class ByteChoice:
 
     def greedy(self) -> "ByteChoice":
         """The same processors, and the most likely byte."""
-        return ByteChoice(self.processors, do_sample=False)
+        same = copy(self)
+        same.do_sample = False
+        return same
+
+    def choosable(self, scores: torch.Tensor) -> torch.Tensor:
+        """`[..., vocab]` scores with any id as likely as another, `<mask>` left out, where there was nothing to choose.
+
+        So a draw is always possible. What is drawn there does not become text: where text hangs on it, the call ends
+        with an error, see [`GenerationState.note_dead_ends`].
+        """
+        dead = dead_ends(scores)[..., None]
+        ids = torch.arange(scores.shape[-1], device=scores.device)
+        return torch.where(dead, torch.where(ids == self.mask_id, -torch.inf, 0.0).to(scores.dtype), scores)
 
     @staticmethod
     def draw(probabilities: torch.Tensor) -> torch.Tensor:
@@ -65,9 +89,14 @@ class ByteChoice:
         are called once per number of columns, and each row takes the call that shows it as plain decoding would.
         """
         result = scores = logits.float()
-        for new in state.widths():
-            processed = processors(state.transcript(text, new + drafted), scores.clone())
-            result = torch.where((state.written == new)[:, None], processed, result)
+        widths = state.widths()
+        for new in widths:
+            asked = (state.written == new)[:, None]
+            transcript = state.transcript(text, new + drafted)
+            if len(widths) > 1:
+                # Other rows show a prefix too that can be text, so that a processor does not stumble over it.
+                transcript = torch.where(asked, transcript, transcript[asked.long().argmax()])
+            result = torch.where(asked, processors(transcript, scores.clone()), result)
         return result
 
     def in_block(self, state: GenerationState, logits: torch.Tensor) -> torch.Tensor:
@@ -107,8 +136,15 @@ class ByteChoice:
         """
         if not self.processors:
             return logits
-        text = state.with_draft(draft)
-        parts = [self.at(state, part, text, start + j, self.processors) for j, part in enumerate(logits.unbind(1))]
+        text, parts = state.with_draft(draft), []
+        for j, part in enumerate(logits.unbind(1)):
+            parts.append(self.at(state, part, text, start + j, self.processors))
+            if start + j < draft.shape[1]:
+                # Where processors rule the drafted byte out, the draft ends, and what comes after it is not used. They
+                # are not shown it: a constraint may have no answer for a prefix that it does not allow.
+                byte = draft[:, start + j, None]
+                best = torch.where(parts[-1].gather(1, byte).isneginf(), parts[-1].argmax(-1, keepdim=True), byte)
+                text = text.scatter(1, state.known[:, None] + start + j, best)
         return torch.stack(parts, dim=1)
 
     def verify(self, draft: Draft, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,7 +166,7 @@ class ByteChoice:
             more = self.noise(scores[:, draft.noise.shape[1] :])
             choice = self.pick(scores, torch.cat([draft.noise, more], dim=1))
             return choice, accept_greedy(draft.ids, draft.lengths, choice)
-        target = torch.softmax(scores.float(), dim=-1)
+        target = torch.softmax(self.choosable(scores).float(), dim=-1)
         uniform = torch.rand(draft.ids.shape, device=draft.ids.device)
         accepted, following = accept_sampled(draft.ids, draft.lengths, target, draft.proposals, uniform)
         return F.pad(draft.ids, (0, 1)).scatter(1, accepted[:, None], self.draw(following)[:, None]), accepted

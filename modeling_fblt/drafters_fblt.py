@@ -12,6 +12,7 @@ from .generation_config_fblt import DecodingSettings
 from .generation_state_fblt import Draft, GenerationState
 from .lookup_fblt import SHORTEST_MATCH, copy_from, longest_match, with_copies
 from .pace_fblt import FixedPace, Pace, Plan, Way, ways_of
+from .processors_fblt import dead_ends
 from .refinement_fblt import first_guess, refine
 from .unmasking_fblt import IN_ORDER, by_confidence, by_entropy, from_left, in_one_step
 from .utf8_fblt import allowed_ids, utf8_state, valid_prefix
@@ -125,7 +126,7 @@ class CausalDrafter(VerifiedDrafter):
             byte, hidden = choose.pick(scores), None
             drafted = torch.cat([drafted, byte], dim=1)
             if choose.do_sample or settings.draft_confidence is not None:
-                proposals.append(torch.softmax(scores.float(), dim=-1))
+                proposals.append(torch.softmax(choose.choosable(scores).float(), dim=-1))
             if settings.draft_confidence is not None:
                 # Judged by the likeliest byte, not by the drawn one: a length that hung on what was drawn would bias.
                 confidence.append(proposals[-1].amax(-1))
@@ -185,8 +186,8 @@ class BlockFiller:
         in_order = self.settings.unmasking in IN_ORDER
         utf8 = self._allowed_first(state)
         record = {name: None for name in state.record}
-        proposals = confidence = None
-        while True:
+        proposals = confidence = dead = None
+        for _ in range(block.ids.shape[1]):  # every step fills in one position of a row at least
             masked = block.ids == mask_id
             logits = scores = lm.byte_logits(hidden)
             if keeps_noise and state.choose.do_sample and noise is None:
@@ -196,12 +197,16 @@ class BlockFiller:
             if in_order and self.settings.draft_head:
                 byte, logits, scores = self._from_left(state, block, hidden, logits, noise_in_block)
             else:
+                ruled_out = None
                 if utf8 is not None:
                     first = torch.arange(masked.shape[1], device=given.device) == given[:, None]
-                    scores = scores.masked_fill(first[..., None] & ~utf8[:, None], -torch.inf)
+                    ruled_out = first[..., None] & ~utf8[:, None]
+                    scores = scores.masked_fill(ruled_out, -torch.inf)
                 scores = state.choose.in_block(state, scores)
+                if ruled_out is not None:
+                    scores = scores.masked_fill(ruled_out, -torch.inf)  # a processor may have brought it back
                 byte = state.choose.pick(scores, noise_in_block)
-            probabilities = torch.softmax(scores.float(), dim=-1)
+            probabilities = torch.softmax(state.choose.choosable(scores).float(), dim=-1)
             now = self._unmask(probabilities, masked)
             block.ids = torch.where(now, byte, block.ids)
             # In order, a byte is drawn from a distribution that only the bytes before it decide. In any other, what led
@@ -209,6 +214,7 @@ class BlockFiller:
             if in_order and state.choose.do_sample:
                 proposals = _where(now[..., None], probabilities, proposals)
             confidence = _where(now, probabilities.amax(-1), confidence)
+            dead = _where(now, dead_ends(scores), dead)
             record = {
                 name: _where(now[..., None], scores if name == "scores" else logits, record[name]) for name in record
             }
@@ -218,7 +224,7 @@ class BlockFiller:
                 break
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=(block.ids == mask_id).any(1).long())
-        return self._after_known(state, block, given, proposals, confidence, record, noise)
+        return self._after_known(state, block, given, proposals, confidence, record, noise, dead)
 
     def _from_left(
         self,
@@ -251,7 +257,9 @@ class BlockFiller:
             return [0 if self.closes_patch else 1]
         return (state.known - block.anchor).unique().tolist()
 
-    def _after_known(self, state: GenerationState, block: Block, given, proposals, confidence, record, noise) -> Draft:
+    def _after_known(
+        self, state: GenerationState, block: Block, given, proposals, confidence, record, noise, dead
+    ) -> Draft:
         """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
         size = block.ids.shape[1]
         index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
@@ -266,6 +274,7 @@ class BlockFiller:
             None if proposals is None else moved(proposals),
             {name: moved(values) for name, values in record.items()},
             noise,
+            moved(dead),
         )
 
     def _unmask(self, probabilities: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:

@@ -25,11 +25,19 @@ Where an iteration waits for the device, once each:
 The loop copies nothing to the device.
 """
 
-from dataclasses import dataclass
+import functools
+import inspect
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode, LogitsProcessorList
+from transformers.generation import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateDecoderOnlyOutput,
+    GenerationMode,
+    LogitsProcessorList,
+)
+from transformers.utils import logging
 
 from .byte_choice_fblt import ByteChoice
 from .cache_fblt import FBLTCache
@@ -37,11 +45,18 @@ from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
 from .generation_config_fblt import NEW_BYTES, DecodingSettings, FBLTGenerationConfig
+from .generation_rules_fblt import check_generation_config, check_objects, check_settings
 from .generation_state_fblt import GenerationState
+from .input_checks_fblt import check_cache, check_continues, check_input
 from .padding_fblt import RightPadded
+from .processors_fblt import argument_of, dead_ends, is_pure
+from .stepwise_fblt import step_by_step
 from .stopping_fblt import LEAD, Criteria, cut_at_stop
 from .utf8_fblt import FBLTUTF8LogitsProcessor, open_bytes
 
+logger = logging.get_logger(__name__)
+
+_SIGNATURE = inspect.signature(GenerationMixin.generate)
 # What plain decoding alone can give: its steps are whole forward calls.
 STEPWISE = ("output_attentions", "output_hidden_states")
 
@@ -82,21 +97,33 @@ class FBLTGenerationMixin(GenerationMixin):
     so it is left to callers that are alone in theirs: `with torch.backends.mkldnn.flags(enabled=False)`.
     """
 
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args, **kwargs):
+        # Raises a TypeError or a ValueError for an argument that FBLT cannot use, before transformers looks at any.
+        given = _SIGNATURE.bind(self, *args, **kwargs).arguments | kwargs
+        check_objects(given)
+        if given.get("negative_prompt_ids") is not None:
+            check_input(self.config.vocab_size, given["negative_prompt_ids"], name="negative_prompt_ids")
+        return super().generate(*args, **kwargs)
+
     def _prepare_generation_config(self, generation_config, **kwargs):
         # generate takes an argument only if the model's config has its name, which one that was made by hand, or saved
         # before there was such a setting, has not.
         for name, value in vars(FBLTGenerationConfig.settings_for(self.config)).items():
             if not hasattr(self.generation_config, name):
                 setattr(self.generation_config, name, value)
+        check_generation_config(generation_config)
+        check_settings(kwargs)
         own_length = _counts_columns(kwargs, generation_config, self.generation_config)
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         if own_length:
             prepared.max_new_tokens = None
+        check_generation_config(prepared)
+        DecodingSettings.of(prepared, self.config)
         return prepared, model_kwargs
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
         others = [n for n in ("use_mtp", "assistant_early_exit") if getattr(generation_config, n, None)]
-        others += ["assistant_model"] if generation_mode_kwargs.get("assistant_model") is not None else []
         if others:
             raise ValueError(
                 f"`{others[0]}` is not supported: FBLT drafts and verifies by itself; choose decoding='blt-dv' or "
@@ -129,10 +156,37 @@ class FBLTGenerationMixin(GenerationMixin):
             mask = model_kwargs.get("attention_mask")
             device = self.device if mask is None else mask.device
             model_kwargs[CACHE_NAME] = FBLTCache(self.config, rows, device)
-        elif cache is not None and not isinstance(cache, FBLTCache):
+        elif cache is not None:
+            self._check_given_cache(cache, generation_config, batch_size)
+
+    def _check_given_cache(self, cache, generation_config, batch_size: int) -> None:
+        """Raises a ValueError for a cache of the caller's that this call cannot go on from."""
+        if generation_config.use_cache is False:
             raise ValueError(
-                f"`past_key_values` is a {type(cache).__name__}: FBLT needs the FBLTCache of an earlier call."
+                "`past_key_values` is given with `use_cache=False`: leave one of them out, either goes by itself."
             )
+        if generation_config.num_beams > 1:
+            raise ValueError(
+                f"`past_key_values` is given with `num_beams={generation_config.num_beams}`: beams begin with a "
+                "cache of their own, in which rows change places; leave it out."
+            )
+        check_cache(self.config, cache, batch_size * generation_config.num_return_sequences)
+
+    def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
+        given = model_kwargs.get("input_ids") if inputs is None else inputs
+        if given is not None:
+            ids, _ = check_input(self.config.vocab_size, given, model_kwargs.get("attention_mask"))
+            mask = model_kwargs.get("attention_mask")
+            if mask is not None and mask.shape != ids.shape:
+                raise ValueError(
+                    f"`attention_mask` has shape {tuple(mask.shape)}: give {tuple(ids.shape)} as `input_ids`, which "
+                    "are the whole sequence so far, with a cache too."
+                )
+            if inputs is None:
+                model_kwargs["input_ids"] = ids
+            else:
+                inputs = ids
+        return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
     def _get_logits_processor(self, generation_config, *args, **kwargs) -> LogitsProcessorList:
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
@@ -153,20 +207,29 @@ class FBLTGenerationMixin(GenerationMixin):
     ) -> FBLTGenerateOutput | torch.LongTensor:
         """The loop described at the head of this file."""
         settings = DecodingSettings.of(generation_config, self.config)
-        if goes_step_by_step(settings, generation_config, synced_gpus):
-            return super()._sample(
-                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **model_kwargs
-            )
         rows = RightPadded.of(input_ids, model_kwargs.get("attention_mask"))
-        cache = model_kwargs[CACHE_NAME]
-        check_rows(rows, cache)
+        cache = model_kwargs.get(CACHE_NAME)
+        check_continues(rows, cache)
+        settings = draftless_if_impure(settings, logits_processor)
+        if goes_step_by_step(settings, generation_config, synced_gpus):
+            return step_by_step(
+                super()._sample,
+                input_ids,
+                rows,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                self.config.mask_token_id,
+                synced_gpus=synced_gpus,
+                streamer=streamer,
+                **model_kwargs,
+            )
         returns_dict = generation_config.return_dict_in_generate
         state = GenerationState(
             self,
-            input_ids,
             rows,
             cache,
-            ByteChoice(logits_processor, generation_config.do_sample),
+            ByteChoice(logits_processor, generation_config.do_sample, self.config.mask_token_id),
             settings,
             budget=generation_config.max_length - input_ids.shape[1],
             overshoot=LEAD,
@@ -177,7 +240,9 @@ class FBLTGenerationMixin(GenerationMixin):
         ended = torch.zeros_like(state.active)
         shown = int(state.known[0])
 
-        while True:
+        # In every round, a row that has not ended writes a byte, so this is never the end of it.
+        for done in range(state.budget * len(input_ids)):
+            state.round = done
             state.active = ~ended & criteria.may_go_on(state.written)
             # 1. Draft.
             draft = drafter.draft(state)
@@ -188,13 +253,15 @@ class FBLTGenerationMixin(GenerationMixin):
                 logits = state.feed_with(draft.ids, draft.lengths)
                 scores = state.choose.after(state, logits, draft.ids)
                 new, accepted = state.choose.verify(draft, scores)
-                length, record = accepted + 1, {"scores": scores, "logits": logits}
+                length, record, dead = accepted + 1, {"scores": scores, "logits": logits}, dead_ends(scores)
                 drafter.observe(draft.lengths, accepted)
             else:
                 new, accepted, length, record = draft.ids, draft.lengths, draft.lengths, draft.record
+                dead = draft.dead
             # 4. Stop or go on.
             length, stopped = cut_at_stop(new, length, criteria.eos, state.limit - state.known)
             length = torch.where(state.active, length, 0)
+            state.note_dead_ends(dead, length)
             state.count_accepted(draft.lengths, torch.minimum(accepted, length))
             state.append(new, length, **record)
             ended = ended | (stopped & state.active)
@@ -204,23 +271,39 @@ class FBLTGenerationMixin(GenerationMixin):
             shown = show_new(streamer, state, shown)
             if state.has_ended(ended) or criteria.out_of_time(state):
                 break
-            state.round += 1
 
         if streamer is not None:
             streamer.end()
         state.take_back(criteria.kept(state))
-        return self._finish(state, generation_config)
+        return self._finish(state, input_ids, generation_config)
+
+    def _beam_search(
+        self, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs
+    ) -> GenerateBeamDecoderOnlyOutput | torch.LongTensor:
+        """transformers' own, over plain decoding."""
+        rows = RightPadded.of(input_ids, model_kwargs.get("attention_mask"))
+        check_continues(rows, model_kwargs.get(CACHE_NAME))
+        return step_by_step(
+            super()._beam_search,
+            input_ids,
+            rows,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            self.config.mask_token_id,
+            **model_kwargs,
+        )
 
     def _assisted_decoding(self, *args, **kwargs) -> FBLTGenerateOutput | torch.LongTensor:
         """Where transformers turns to when prompt lookup is asked for: the same loop."""
         return self._sample(*args, **kwargs)
 
-    def _finish(self, state: GenerationState, generation_config):
+    def _finish(self, state: GenerationState, input_ids: torch.Tensor, generation_config):
         """Feeds the cache up to the last byte but one, and joins the prompt's columns and the new bytes."""
         if state.settings.valid_utf8:
             state.take_back(state.written - torch.minimum(open_bytes(state.text, state.known), state.written))
         new = state.written
-        sequences = state.padded(int(new.max()), new)
+        sequences = torch.cat([input_ids, state.padded(int(new.max()), new)[:, input_ids.shape[1] :]], dim=1)
         if generation_config.return_dict_in_generate and bool((state.pending > 0).any()):
             # For whoever continues from the cache; no byte of this text needed it, so it is not counted.
             state.active = torch.ones_like(state.active)
@@ -269,20 +352,29 @@ def show_new(streamer, state: GenerationState, shown: int) -> int:
     return int(state.known[0])
 
 
-def check_rows(rows: RightPadded, cache: FBLTCache) -> None:
-    """Raises a ValueError for rows that cannot be continued."""
-    if int(rows.lengths.min()) == 0:
-        raise ValueError("`input_ids` has a row without any byte: start it with `<s>` (id 1).")
-    if len(cache.lengths) != len(rows.lengths):
+def draftless_if_impure(settings: DecodingSettings, processors: LogitsProcessorList) -> DecodingSettings:
+    """Settings under which processors that may not be pure functions of the prefix see what plain decoding shows them.
+
+    Raises:
+        ValueError: the decoding is `blt-d`, which is not plain decoding.
+    """
+    impure = next((p for p in processors if not is_pure(p)), None)
+    if impure is None or (settings.decoding == "ar" and settings.prompt_lookup_num_tokens is None):
+        return settings
+    what = (
+        f"{argument_of(impure)} may depend on more than the text so far, such as on how often it was called, and "
+        "drafts would show it other texts"
+    )
+    if settings.decoding == "blt-d":
         raise ValueError(
-            f"`past_key_values` holds {len(cache.lengths)} rows, `input_ids` {len(rows.lengths)}: give the rows that "
-            "the cache was made with."
+            f"{what}: choose decoding='ar', or, if it is a pure function of the text so far and its scores, set "
+            "`pure_in_prefix = True` on its class."
         )
-    if bool((cache.lengths >= rows.lengths).any()):
-        raise ValueError(
-            f"`past_key_values` holds {cache.lengths.tolist()} bytes, `input_ids` only {rows.lengths.tolist()}: "
-            "give the whole sequence so far, with at least one byte that the cache does not hold."
-        )
+    logger.warning_once(
+        f"{what}: decoding as 'ar', a byte at a time. If it is a pure function of the text so far and its scores, set "
+        "`pure_in_prefix = True` on its class."
+    )
+    return replace(settings, decoding="ar", prompt_lookup_num_tokens=None, draft_confidence=None, paper_passes=False)
 
 
 def goes_step_by_step(settings: DecodingSettings, generation_config, synced_gpus: bool) -> bool:

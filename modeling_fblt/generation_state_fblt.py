@@ -12,10 +12,13 @@ from .forward_steps_fblt import Fed, feed
 from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
 from .padding_fblt import RightPadded
+from .processors_fblt import NONE_LEFT
 
 if TYPE_CHECKING:
     from .byte_choice_fblt import ByteChoice
 
+# Bytes by which the text's buffer is longer than what is known, at least, whenever it has to grow.
+ROOM = 512
 NETWORKS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe")
 COUNTERS = (*NETWORKS, "drafted", "accepted", "iterations")
 
@@ -30,6 +33,7 @@ class Draft:
         proposals: `[batch, r, vocab]`, the distribution each byte was drawn from, where it is known.
         record: what is recorded of the bytes if they are kept unverified, see [`Decoding`].
         noise: `[batch, r, vocab]`, random numbers of its draws, with which verification is to draw too, see [`refine`].
+        dead: `[batch, r]`, where nothing was left to choose; of drafts that are kept unverified.
     """
 
     ids: torch.Tensor
@@ -37,6 +41,7 @@ class Draft:
     proposals: torch.Tensor | None = None
     record: dict[str, torch.Tensor] | None = None
     noise: torch.Tensor | None = None
+    dead: torch.Tensor | None = None
 
     def cut(self, r: int) -> "Draft":
         """Its first `r` columns."""
@@ -50,13 +55,15 @@ class GenerationState:
     """State of one `generate` call, and the steps of the loop that drafters share.
 
     Attributes:
-        prompt: `[batch, n]`, the columns given, padding included.
+        prompt: `[batch, n]`, the columns given, padding included and on the left.
         first: `[batch]`, bytes of the prompt.
-        text: `[batch, capacity]`, each row's known bytes, prompt included, right-padded.
+        text: `[batch, capacity]`, each row's known bytes, prompt included, right-padded. It grows with them.
         known: `[batch]`, how many there are.
         active: `[batch]`, rows that take part in this round.
         limit: `[batch]`, the most bytes a row may have.
         room: a bound of the bytes that a row may still write, kept on the host.
+        longest: the most bytes that a row has, kept on the host.
+        dead: whether a row had to write where no byte was left to choose.
         round: rounds of the loop done.
         counts: one `[batch]` counter per name in `COUNTERS`.
         acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
@@ -66,7 +73,6 @@ class GenerationState:
     def __init__(
         self,
         model,
-        prompt: torch.Tensor,
         rows: RightPadded,
         cache: FBLTCache,
         choose: "ByteChoice",
@@ -77,12 +83,16 @@ class GenerationState:
         outputs: list[str],
     ):
         self.lm, self.cache, self.choose, self.settings = model, cache, choose, settings
-        self.prompt, self.first, self.round = prompt, rows.lengths, 0
+        self.prompt, self.first, self.round = rows.left_padded(), rows.lengths, 0
         self.pad_id = 0 if pad_id is None else pad_id
         self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
         self.budget = self.room = budget
         longest = settings.longest_draft(model.config)
-        self.text = F.pad(rows.ids, (0, budget + overshoot + longest + 1))
+        # Columns that a round may write after the known bytes of a row.
+        self.spare = overshoot + longest + 1
+        self.text, self.longest = rows.ids, rows.ids.shape[1]
+        self._make_room()
+        self.dead = torch.zeros((), dtype=torch.bool, device=rows.ids.device)
         self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
         self.active = torch.ones_like(self.known, dtype=torch.bool)
         self.counts = {name: torch.zeros_like(self.known) for name in COUNTERS}
@@ -151,11 +161,29 @@ class GenerationState:
             for name, buffer in self.record.items()
         }
 
+    def _make_room(self) -> None:
+        """Lengthens the text's buffer, by its own length and so seldom, where the next round might exceed it."""
+        if self.text.shape[1] < self.longest + self.spare:
+            self.text = F.pad(self.text, (0, max(self.longest, ROOM) + self.spare))
+
+    def note_dead_ends(self, dead: torch.Tensor, length: torch.Tensor) -> None:
+        """Notes rows that keep bytes, the first `length` `[batch]` of `dead` `[batch, r]`, for which none was left."""
+        kept = torch.arange(dead.shape[1], device=dead.device) < length[:, None]
+        self.dead = self.dead | (dead & kept).any()
+
     def has_ended(self, ended: torch.Tensor) -> bool:
-        """Whether all rows have; the round's one wait for `[batch]` `ended`, which updates `room` as well."""
+        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room` and `longest`.
+
+        Raises:
+            ValueError: a row had to write where no byte was left to choose.
+        """
         least = self.written.masked_fill(ended, self.budget).min()
-        done, least = torch.stack([ended.all().long(), least]).tolist()
+        asked = torch.stack([ended.all().long(), least, self.known.max(), self.dead.long()])
+        done, least, self.longest, dead = asked.tolist()
+        if dead:
+            raise ValueError(f"`logits_processor`, or the weights: {NONE_LEFT}.")
         self.room = self.budget - least
+        self._make_room()
         return bool(done)
 
     def widths(self) -> list[int]:

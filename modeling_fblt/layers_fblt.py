@@ -104,7 +104,7 @@ class FBLTRotaryEmbedding(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        config.check_rope()  # here too: it may have been set after the config was made
+        config.check()  # here too: a field may have been set after the config was made
         self.config = config
         self.rope_type = config.rope_parameters["rope_type"]
         self.max_seq_len_cached = config.max_position_embeddings

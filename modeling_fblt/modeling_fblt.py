@@ -11,7 +11,7 @@ from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from .base_model_fblt import FBLTModel, FBLTPatchOutput, documents_of, refuse, returns_dict
+from .base_model_fblt import FBLTModel, FBLTPatchOutput, returns_dict
 from .block_loss_fblt import (
     IGNORED,
     Blocks,
@@ -27,6 +27,7 @@ from .configuration_fblt import FBLTConfig, FBLTDraftHeadConfig
 from .draft_head_fblt import FBLTDraftHead
 from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
+from .input_checks_fblt import check_input, documents_of, refuse_in_generate, refuse_keywords
 from .layers_fblt import linear
 from .networks_fblt import FBLTPreTrainedModel
 from .padding_fblt import RightPadded
@@ -134,7 +135,9 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
     def _validate_model_kwargs(self, model_kwargs: dict) -> None:
-        refuse(self, model_kwargs)
+        refuse_in_generate(model_kwargs)
+        known = {*TransformersKwargs.__optional_keys__, "inputs_embeds"}
+        refuse_keywords(self, {name: value for name, value in model_kwargs.items() if name in known})
         if model_kwargs.get("position_ids") is not None:
             raise ValueError("`position_ids` are given to `generate`: FBLT counts positions itself; leave them out.")
         super()._validate_model_kwargs(model_kwargs)
@@ -182,15 +185,19 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             num_items_in_batch: what to divide the summed losses by, instead of this batch's target bytes.
 
         Raises:
-            ValueError: labels together with a cache; hidden states or attentions asked of a step that trains blocks.
+            TypeError, ValueError: an argument that FBLT cannot use, such as labels of another shape than the bytes or
+                together with a cache, or hidden states asked of a step that trains blocks; the message names it.
         """
-        refuse(self, kwargs)
+        refuse_keywords(self, kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
         return_dict = returns_dict(self.config, kwargs)
         kwargs["return_dict"] = True
         has_labels = labels is not None or shift_labels is not None
+        if has_labels:
+            input_ids, given = check_input(self.config.vocab_size, input_ids, attention_mask, labels, shift_labels)
+            labels, shift_labels = (given, None) if shift_labels is None else (None, given)
         if has_labels and cache is not None:
             raise ValueError(
                 "`labels` are given together with `past_key_values`: the loss needs whole rows, without a cache."
@@ -230,7 +237,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         model, config = self.model, self.config
         targets = next_byte_targets(rows, labels, shift_labels)
         chunk = model.begin_chunk(rows.ids, rows.lengths, None, ends)
-        model.segment(chunk, None if starts is None else rows.take_starts(starts))
+        model.segment(chunk, None if starts is None else rows.take_starts(starts, begins=True))
         states = model.encode(chunk)
         latents = model.compress(chunk, states)
         blocks = build_blocks(

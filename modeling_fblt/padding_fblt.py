@@ -9,6 +9,22 @@ import torch.nn.functional as F
 from .gather_fblt import take_columns
 
 
+def check_shapes(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+    """Raises a ValueError where there is no row or no column, or where the mask has another shape."""
+    if input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise ValueError(
+            f"`input_ids` has shape {tuple(input_ids.shape)}: give [batch, n] with at least one row and one byte; "
+            "a text without bytes is `<s>` (id 1) alone."
+        )
+    batch, n = input_ids.shape
+    shape = None if attention_mask is None else tuple(attention_mask.shape)
+    if shape is not None and (len(shape) != 2 or shape[0] != batch or shape[1] < n):
+        raise ValueError(
+            f"`attention_mask` has shape {shape}: give [batch, n], or all columns so far, for `input_ids` of shape "
+            f"{(batch, n)}."
+        )
+
+
 @dataclass
 class RightPadded:
     """A batch of input columns whose padding has been moved to the right.
@@ -30,24 +46,28 @@ class RightPadded:
         """Moves the padding of `input_ids` `[batch, n]`; the mask's last `n` columns are 0 on padding.
 
         Raises:
-            ValueError: there is no row or no column, or the mask has another shape.
+            ValueError: see [`check_shapes`].
         """
-        if input_ids.dim() != 2 or input_ids.numel() == 0:
-            raise ValueError(
-                f"`input_ids` has shape {tuple(input_ids.shape)}: give [batch, n] with at least one row and one byte; "
-                "a text without bytes is `<s>` (id 1) alone."
-            )
+        check_shapes(input_ids, attention_mask)
         batch, n = input_ids.shape
         if attention_mask is None:
             return cls(input_ids, torch.full((batch,), n, dtype=torch.long, device=input_ids.device))
-        if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < n:
-            raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)}: give [batch, n], or all columns so far, "
-                f"for `input_ids` of shape {tuple(input_ids.shape)}."
-            )
         real = attention_mask[:, -n:].bool()
         columns = (~real).to(torch.uint8).argsort(dim=1, stable=True)
         return cls(input_ids.gather(1, columns), real.sum(1), columns, columns.argsort(dim=1))
+
+    def left_padded(self) -> torch.Tensor:
+        """The ids `[batch, n]` with all padding on the left, as decoding shows them to processors and criteria."""
+        if self.columns is None:
+            return self.ids
+        n = self.ids.shape[1]
+        column = torch.arange(n, device=self.ids.device) + self.lengths[:, None]
+        return self.ids.gather(1, column % n)
+
+    def left_mask(self) -> torch.Tensor:
+        """The attention mask that goes with [`left_padded`], `[batch, n]`."""
+        n = self.ids.shape[1]
+        return (torch.arange(n, device=self.ids.device) >= n - self.lengths[:, None]).long()
 
     def take(self, values: torch.Tensor) -> torch.Tensor:
         """Moves the padding of `values` `[batch, n, ...]` to the right, as that of the ids was."""
@@ -61,13 +81,28 @@ class RightPadded:
         values = take_columns(values, self.positions)
         return values.masked_fill(padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0)
 
-    def take_starts(self, starts: torch.Tensor) -> torch.Tensor:
+    def take_starts(self, starts: torch.Tensor, begins: bool) -> torch.Tensor:
         """As [`take`], for patch starts `[batch, n + 1]`, whose last entry is that of the next byte.
 
+        Args:
+            begins: whether rows begin with these bytes.
+
         Raises:
-            ValueError: they are no booleans of this shape.
+            TypeError: they are no tensor.
+            ValueError: they are no booleans of this shape, or a row does not begin with two starts.
         """
+        moved = self._moved_starts(starts)
+        if begins and not moved.is_meta and not bool((moved[:, :2].all(1) | (self.lengths == 0)).all()):
+            raise ValueError(
+                "`patch_starts` has rows that do not begin with True, True: the first two bytes of a row start "
+                "patches, as the first has no latent to read before it is a patch of its own."
+            )
+        return moved
+
+    def _moved_starts(self, starts: torch.Tensor) -> torch.Tensor:
         batch, n = self.ids.shape
+        if not isinstance(starts, torch.Tensor):
+            raise TypeError(f"`patch_starts` is a {type(starts).__name__}: give booleans of shape {(batch, n + 1)}.")
         if starts.dtype != torch.bool or tuple(starts.shape) != (batch, n + 1):
             raise ValueError(
                 f"`patch_starts` has dtype {starts.dtype} and shape {tuple(starts.shape)}: give booleans of shape "

@@ -32,6 +32,7 @@ import torch
 from .forward_steps_fblt import draft_bytes
 from .generation_state_fblt import Draft, GenerationState
 from .lookup_fblt import LONGEST_MATCH, copy_from, longest_match
+from .processors_fblt import dead_ends
 from .verification_fblt import confident_length
 
 
@@ -81,4 +82,5 @@ def refine(state: GenerationState, draft: Draft, passes: int, draft_confidence: 
         lengths = torch.minimum(lengths, confident_length(confidence, draft_confidence))
     now = {"scores": scores, "logits": logits}
     record = {name: torch.where(able[:, None, None], now[name], was) for name, was in (draft.record or {}).items()}
-    return Draft(ids, lengths, None, record, noise)
+    dead = None if draft.dead is None else torch.where(able[:, None], dead_ends(scores), draft.dead)
+    return Draft(ids, lengths, None, record, noise, dead)

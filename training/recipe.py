@@ -17,7 +17,7 @@ from .running.optimizers import build_optimizer
 EXAMPLE = "see training/recipes/demo.yaml for all sections"
 REQUIRED = ("seed", "data", "output", "sequence_length", "optimizer", "trainer")
 FRESH = ("model", "patcher")  # required unless `init_from` names weights to start from; no patcher, no `patcher`
-OPTIONAL = ("max_bytes", "hold_out", "attn_implementation", "init_from", "evaluation_drafts", "damage")
+OPTIONAL = ("max_bytes", "hold_out", "attn_implementation", "init_from", "evaluation_drafts", "damage", "longest_line")
 PATCHER = ("output", "sequence_length", "mean_patch_length", "optimizer", "trainer")
 # What a run may change about saved weights: how they are trained, not what they are.
 OBJECTIVE = (
@@ -78,11 +78,21 @@ def check_recipe(recipe: Any, name: str) -> None:
     _check_run(recipe, name, "")
     if "damage" in recipe:
         check_shares(recipe["damage"], "damage")
+    if "longest_line" in recipe:
+        _check_longest_line(recipe, name)
     if "patcher" in recipe:
         _refuse_unknown(recipe["patcher"], PATCHER, name, "patcher.")
         _check_run(recipe["patcher"], name, "patcher.")
     if "model" in recipe:
         _check_model(recipe["model"], name)
+
+
+def _check_longest_line(recipe: dict, name: str) -> None:
+    longest = recipe["longest_line"]
+    if "damage" not in recipe:
+        raise ValueError(f"`recipe` {name!r}: `longest_line` goes with `damage` alone: leave it out.")
+    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
+        raise ValueError(f"`recipe` {name!r}: `longest_line` is {longest!r}: give a number of bytes, 1 or more.")
 
 
 def _check_run(section: dict, name: str, prefix: str) -> None:

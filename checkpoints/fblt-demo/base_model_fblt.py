@@ -23,6 +23,7 @@ from .chunk_fblt import Chunk
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
 from .configuration_fblt import FBLTConfig
 from .forward_steps_fblt import feed
+from .input_checks_fblt import check_cache, check_input, refuse_keywords
 from .masks_fblt import causal
 from .networks_fblt import (
     FBLTDecoder,
@@ -77,6 +78,7 @@ class FBLTModel(FBLTPreTrainedModel):
     """FBLT without the byte head."""
 
     def __init__(self, config: FBLTConfig):
+        config.check()  # here too: a field may have been set after the config was made
         super().__init__(config)
         warn_if_untested(transformers.__version__)
         k = config.cross_attn_k
@@ -306,6 +308,7 @@ class FBLTModel(FBLTPreTrainedModel):
             `entropies` `[batch, n]` in nats (None unless `patching_mode` is `"entropy"`) and boolean `patch_starts`
             `[batch, n + 1]`, the next position included; 0 and False on padding.
         """
+        input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
         rows = RightPadded.of(input_ids, attention_mask)
         chunk = self.begin_chunk(rows.ids, rows.lengths, None)
         self.segment(chunk)
@@ -331,13 +334,18 @@ class FBLTModel(FBLTPreTrainedModel):
                 start patches.
             use_cache: whether to return a cache; the config's `use_cache` outside training when None.
             cache: another name for `past_key_values`.
+
+        Raises:
+            TypeError, ValueError: an argument that FBLT cannot use; the message names it and the remedy.
         """
-        refuse(self, kwargs)
+        refuse_keywords(self, kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
+        input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
+        check_cache(self.config, cache, len(input_ids))
         rows = RightPadded.of(input_ids, attention_mask)
         if cache is None and (use_cache if use_cache is not None else self._default_use_cache()):
             cache = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
-        starts = None if patch_starts is None else rows.take_starts(patch_starts)
+        starts = None if patch_starts is None else rows.take_starts(patch_starts, cache is None or not cache.max_length)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
         recorder = None
@@ -361,28 +369,6 @@ class FBLTModel(FBLTPreTrainedModel):
 
     def _default_use_cache(self) -> bool:
         return bool(self.config.use_cache) and not self.training
-
-
-def refuse(model: nn.Module, kwargs: dict) -> None:
-    """Refuses what the catch-all of `forward` would swallow in silence, and a model that is split over accelerators.
-
-    Raises:
-        ValueError: names the argument and the remedy.
-    """
-    split = {str(device) for device in getattr(model, "hf_device_map", {}).values()} - {"cpu", "disk"}
-    if len(split) > 1:
-        # Masks, caches and patch boundaries pass between networks inside objects whose tensors stay where they are.
-        raise ValueError(
-            f"`device_map` spreads the model over {sorted(split)}, but FBLT's networks must run on one device: give "
-            "`device_map={'': device}`, or one accelerator beside 'cpu' and 'disk', to which weights can be offloaded."
-        )
-    if kwargs.get("position_ids") is not None:
-        raise ValueError(
-            "`position_ids` are given, but FBLT counts positions itself: pad rows, or pack documents that end in "
-            "`</s>` (with `isolate_documents`, packed documents equal the documents alone)."
-        )
-    if kwargs.get("inputs_embeds") is not None:
-        raise ValueError("`inputs_embeds` are given, but patches and hash n-grams need the bytes: give `input_ids`.")
 
 
 def returns_dict(config: FBLTConfig, kwargs: dict) -> bool:

@@ -124,6 +124,8 @@ class FBLTCache(Cache):
         patcher, encoder, decoder: key/value stores per layer, by byte position.
         states: encoder byte states, by byte position; the open patch is pooled from them when it completes.
         global_transformer: key/value stores per layer, by patch.
+        earlier_ids: ids by byte position too, of bytes that `ids` may have dropped; two bytes of memory each.
+        geometry: sizes of the model that the cache is for.
         latents, document_patch: by patch: output of the global transformer, and its document's first patch.
         min_column, max_column: over the rows, the least and the greatest column after a row's last byte, in buffers by
             byte position. Kept on the host, as the next two are.
@@ -137,6 +139,7 @@ class FBLTCache(Cache):
 
     def __init__(self, config, batch_size: int, device: torch.device | str = "cpu"):
         super().__init__(layers=[])
+        self.geometry = self.geometry_of(config)
         byte_networks = (config.patcher_config, config.encoder_config, config.decoder_config)
         self.window = max(network.sliding_window for network in byte_networks)
         self.most_columns = 2 * (self.window + RETAINED)
@@ -147,7 +150,7 @@ class FBLTCache(Cache):
         self.ids, self.patch_index, self.patch_start, self.document_start, self.states = (
             PositionBuffer(origin=origin) for _ in range(5)
         )
-        self.latents, self.document_patch = PositionBuffer(), PositionBuffer()
+        self.latents, self.document_patch, self.earlier_ids = PositionBuffer(), PositionBuffer(), PositionBuffer()
         self.patcher, self.encoder, self.decoder = (
             [KeyValueStore(origin) for _ in range(network.num_hidden_layers)] for network in byte_networks
         )
@@ -155,6 +158,14 @@ class FBLTCache(Cache):
         zero = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
         for buffer in (self.ids, self.patch_index, self.patch_start, self.document_start):
             buffer.write(zero, zero, 1)  # position 0 starts the first patch of the first document
+
+    @staticmethod
+    def geometry_of(config) -> tuple:
+        """What a cache and the model that continues from it must have in common."""
+        networks = (config.patcher_config, config.encoder_config, config.global_config, config.decoder_config)
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+        windows = tuple(getattr(network, "sliding_window", None) for network in networks)
+        return tuple(getattr(network, name) for network in networks for name in names), windows
 
     # --- state of the rows at their current lengths ---
 
@@ -176,6 +187,16 @@ class FBLTCache(Cache):
         position = self.lengths if position is None else position
         position = position[:, None] + torch.arange(-count, 0, device=self.lengths.device)
         return self.ids.gather(position.clamp(min=0)).masked_fill(position < 0, 0)
+
+    def ids_so_far(self) -> torch.Tensor:
+        """All ids fed and not taken back, `[batch, longest row]`, right-padded with whatever was there."""
+        position = torch.arange(self.max_length, device=self.lengths.device).expand(len(self.lengths), -1)
+        column = self.ids.column(position).clamp(min=0, max=self.ids.data.shape[1] - 1)
+        held = take_columns(self.ids.data, column)
+        if self.earlier_ids.data is None:
+            return held
+        early = self.earlier_ids.gather(position.clamp(max=self.earlier_ids.data.shape[1] - 1))
+        return torch.where(position < self.origin.first[:, None], early.long(), held)
 
     def open_start(self, end: torch.Tensor | None = None) -> torch.Tensor:
         """Where the patch open at `end` (the rows' lengths) begins, or a document inside it: `[batch]`."""
@@ -224,6 +245,10 @@ class FBLTCache(Cache):
         back = torch.maximum(self.lengths - RETAINED, self.origin.first)
         needed = torch.minimum(back - self.window, self.patch_start.at(back))
         shift = (needed - self.origin.first).clamp(min=0)
+        # What is about to be dropped, and what is not: the latter is written again before it goes.
+        held = self.ids.data.to(torch.int16)
+        end = self.max_length + held.shape[1]
+        self.earlier_ids.write(held, self.positions((0, held.shape[1])), end)
         for buffer in self._byte_buffers():
             buffer.slide(shift)
         self.origin.first = self.origin.first + shift
@@ -288,7 +313,7 @@ class FBLTCache(Cache):
 
     def _buffers(self) -> list[PositionBuffer]:
         patches = [buffer for store in self.global_transformer for buffer in (store.keys, store.values)]
-        return [*self._byte_buffers(), self.latents, self.document_patch, *patches]
+        return [*self._byte_buffers(), self.latents, self.document_patch, self.earlier_ids, *patches]
 
     # --- what generic code asks of a cache ---
 

@@ -6,10 +6,14 @@ config that is edited after loading cannot contradict itself. The one exception 
 transformers' rotary embeddings read from the config.
 """
 
+import math
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .fields_fblt import Rule, any_of, between, check_fields, choice, flag, number, whole, whole_list
+from .rope_check_fblt import check_rope_parameters
 
 PAD_ID, BOS_ID, EOS_ID, RESERVED_ID = 0, 1, 2, 3
 BYTE_OFFSET = 4  # byte b has id b + 4
@@ -19,9 +23,10 @@ VOCAB_SIZE = 261
 PATCHING_MODES = ("entropy", "static", "space")
 CORRUPTIONS = ("uniform", "per_block", "prefix", "draft")
 DECODER_INPUTS = ("embedding", "encoder")
-# Frequencies of these depend on the length of the text so far: keys that a cache holds would have been turned by others
-# than a full pass turns them by, and verified decoding would not write what plain decoding writes.
-LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+# Bounds of sizes: far above any BLT, far below what would exhaust a machine while a model is laid out.
+MOST_LAYERS, MOST_HEADS, WIDEST, WIDEST_INSIDE, WIDEST_HEAD = 1000, 1 << 12, 1 << 16, 1 << 19, 1 << 13
+LONGEST, MOST_HASH_ROWS = 1 << 40, 1 << 28
+SHARE, POSITIVE_WEIGHT, BYTES = number(0, 1), number(0, math.inf), whole(1, 1 << 20)
 
 
 def _check(condition: bool, name: str, value: Any, remedy: str) -> None:
@@ -60,10 +65,30 @@ class _TransformerConfig(PreTrainedConfig):
     residual_init_scale: float = 1.0
     tie_word_embeddings: bool = False
 
+    rules: ClassVar[dict[str, Rule]] = {
+        "hidden_size": whole(1, WIDEST),
+        "num_hidden_layers": whole(1, MOST_LAYERS),
+        "num_attention_heads": whole(1, MOST_HEADS),
+        "intermediate_size": whole(1, WIDEST_INSIDE),
+        "num_key_value_heads": whole(1, MOST_HEADS, None),
+        "head_dim": whole(1, WIDEST_HEAD, None),
+        "rms_norm_eps": number(0, 1),
+        "max_position_embeddings": whole(1, LONGEST),
+        "residual_init_scale": POSITIVE_WEIGHT,
+        "tie_word_embeddings": choice(False),
+    }
+
     def __post_init__(self, **kwargs):
+        rope = self.rope_parameters
+        _check(
+            rope is None or isinstance(rope, dict), f"{self.model_type}.rope_parameters", rope, "give a dict or None"
+        )
         super().__post_init__(**kwargs)
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-            _check(getattr(self, name) > 0, f"{self.model_type}.{name}", getattr(self, name), "give a positive integer")
+        self.check()
+
+    def check(self) -> None:
+        """Raises a ValueError for a field that the network cannot express; the message names it and the remedy."""
+        check_fields(vars(self), self.rules, f"{self.model_type}.")
         if self.head_dim is None:
             _check(
                 self.hidden_size % (2 * self.num_attention_heads) == 0,
@@ -74,29 +99,18 @@ class _TransformerConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         else:
             _check(
-                self.head_dim > 0 and self.head_dim % 2 == 0,
+                self.head_dim % 2 == 0,
                 f"{self.model_type}.head_dim",
                 self.head_dim,
                 "RoPE needs an even head size",
             )
         self._check_groups("num_attention_heads", "num_key_value_heads")
-        self.check_rope()
-
-    def check_rope(self) -> None:
-        """Raises a ValueError for rotary embeddings that decoding could not be exact with."""
-        rope_type = self.rope_parameters["rope_type"]
-        _check(
-            rope_type not in LENGTH_DEPENDENT_ROPE,
-            f"{self.model_type}.rope_parameters['rope_type']",
-            rope_type,
-            "its frequencies change as a text grows, so that cached keys and a full pass would differ; choose 'yarn', "
-            "'llama3' or 'linear', whose frequencies are fixed",
-        )
+        check_rope_parameters(self.rope_parameters, f"{self.model_type}.rope_parameters")
 
     def _check_groups(self, heads_name: str, groups_name: str) -> None:
         heads, groups = getattr(self, heads_name), getattr(self, groups_name)
         _check(
-            groups is None or (groups > 0 and heads % groups == 0),
+            groups is None or heads % groups == 0,
             f"{self.model_type}.{groups_name}",
             groups,
             f"give a divisor of {heads_name} = {heads}, or None",
@@ -109,11 +123,11 @@ class _LocalConfig(_TransformerConfig):
     vocab_size: int = VOCAB_SIZE
     sliding_window: int = 512
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        _check(
-            self.sliding_window > 0, f"{self.model_type}.sliding_window", self.sliding_window, "give at least 1 byte"
-        )
+    rules: ClassVar[dict[str, Rule]] = {
+        **_TransformerConfig.rules,
+        "vocab_size": choice(VOCAB_SIZE),
+        "sliding_window": whole(1, LONGEST),
+    }
 
 
 class FBLTPatcherConfig(_LocalConfig):
@@ -142,11 +156,18 @@ class _CrossAttendingConfig(_LocalConfig):
     cross_attn_num_key_value_heads: int | None = None
     cross_attn_all_layers: bool = False
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+    rules: ClassVar[dict[str, Rule]] = {
+        **_LocalConfig.rules,
+        "cross_attn_num_heads": whole(1, MOST_HEADS, None),
+        "cross_attn_num_key_value_heads": whole(1, MOST_HEADS, None),
+        "cross_attn_all_layers": flag(),
+    }
+
+    def check(self) -> None:
+        super().check()
         heads = self.cross_attn_num_heads
         _check(
-            heads is None or (heads > 0 and self.hidden_size % heads == 0),
+            heads is None or self.hidden_size % heads == 0,
             f"{self.model_type}.cross_attn_num_heads",
             heads,
             f"give a divisor of hidden_size = {self.hidden_size}, or None",
@@ -178,20 +199,18 @@ class FBLTEncoderConfig(_CrossAttendingConfig):
     hash_functions: int = 1
     hash_vocab_size: int = 500002
 
+    rules: ClassVar[dict[str, Rule]] = {
+        **_CrossAttendingConfig.rules,
+        "hash_ngram_sizes": whole_list(2, 64, 64),
+        "hash_functions": whole(0, 11),  # BLT defines so many primes
+        "hash_vocab_size": whole(1, MOST_HASH_ROWS),
+    }
+
     def __post_init__(self, **kwargs):
         if self.hash_ngram_sizes is None:
             self.hash_ngram_sizes = [3, 4, 5, 6, 7, 8]
-        self.hash_ngram_sizes = list(self.hash_ngram_sizes)
         super().__post_init__(**kwargs)
-        _check(
-            all(n > 1 for n in self.hash_ngram_sizes),
-            "fblt_encoder.hash_ngram_sizes",
-            self.hash_ngram_sizes,
-            "give n-gram lengths of at least 2 bytes",
-        )
-        _check(
-            0 <= self.hash_functions <= 11, "fblt_encoder.hash_functions", self.hash_functions, "BLT defines 11 primes"
-        )
+        self.hash_ngram_sizes = list(self.hash_ngram_sizes)
 
 
 class FBLTGlobalConfig(_TransformerConfig):
@@ -219,9 +238,7 @@ class FBLTDecoderConfig(_CrossAttendingConfig):
     cross_attn_all_layers: bool = True
     input: str = "embedding"
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        _check(self.input in DECODER_INPUTS, "fblt_decoder.input", self.input, f"choose one of {DECODER_INPUTS}")
+    rules: ClassVar[dict[str, Rule]] = {**_CrossAttendingConfig.rules, "input": choice(*DECODER_INPUTS)}
 
 
 class FBLTDraftHeadConfig(PreTrainedConfig):
@@ -242,12 +259,20 @@ class FBLTDraftHeadConfig(PreTrainedConfig):
     distillation: float = 1.0
     loss_decay: float = 4.0
 
+    rules: ClassVar[dict[str, Rule]] = {
+        "vocab_size": choice(VOCAB_SIZE),
+        "hidden_size": whole(1, WIDEST),
+        "distillation": SHARE,
+        "loss_decay": between(0, math.inf),
+    }
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        name = self.model_type
-        _check(self.hidden_size > 0, f"{name}.hidden_size", self.hidden_size, "give a positive integer")
-        _check(0 <= self.distillation <= 1, f"{name}.distillation", self.distillation, "give a share between 0 and 1")
-        _check(self.loss_decay > 0, f"{name}.loss_decay", self.loss_decay, "give a positive number of bytes")
+        self.check()
+
+    def check(self) -> None:
+        """Raises a ValueError for a field that the head cannot express; the message names it and the remedy."""
+        check_fields(vars(self), self.rules, f"{self.model_type}.")
 
 
 class FBLTConfig(PreTrainedConfig):
@@ -340,31 +365,68 @@ class FBLTConfig(PreTrainedConfig):
     use_cache: bool = True
     tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self._validate_fields()
+    rules: ClassVar[dict[str, Rule]] = {
+        "vocab_size": choice(VOCAB_SIZE),
+        "cross_attn_k": whole(1, 256),
+        "patching_mode": choice(*PATCHING_MODES),
+        "patching_threshold": number(-math.inf, math.inf),
+        "patch_size": BYTES,
+        "max_patch_length": whole(1, 1 << 20, None),
+        "isolate_documents": flag(),
+        "block_size": whole(2, LONGEST, None),
+        "diffusion_loss_weight": POSITIVE_WEIGHT,
+        "diffusion_t_min": between(0, 1),
+        "corruption": choice(*CORRUPTIONS),
+        "draft_fraction": SHARE,
+        "block_fraction": any_of(between(0, 1), number(1, 1)),
+        "random_anchor_fraction": SHARE,
+        "distillation": SHARE,
+        "draft_head_loss_weight": POSITIVE_WEIGHT,
+        # A byte's id as padding would take that byte out of every text.
+        "pad_token_id": whole(0, BYTE_OFFSET - 1, None),
+        "bos_token_id": whole(0, MASK_ID - 1, None),
+        "eos_token_id": any_of(whole(0, MASK_ID, None), whole_list(0, MASK_ID, VOCAB_SIZE)),
+        "mask_token_id": choice(MASK_ID),
+        "use_cache": flag(),
+        "tie_word_embeddings": choice(False),
+    }
 
-    def _validate_fields(self) -> None:
-        choices = {"patching_mode": PATCHING_MODES, "corruption": CORRUPTIONS}
-        for name, allowed in choices.items():
-            _check(getattr(self, name) in allowed, name, getattr(self, name), f"choose one of {allowed}")
-        for name in ("draft_fraction", "random_anchor_fraction", "distillation"):
-            _check(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "give a share between 0 and 1")
-        _check(0.0 < self.block_fraction <= 1.0, "block_fraction", self.block_fraction, "give a share in (0, 1]")
-        for name in ("cross_attn_k", "patch_size"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "give an integer of at least 1")
-        _check(0.0 < self.diffusion_t_min < 1.0, "diffusion_t_min", self.diffusion_t_min, "give a value in (0, 1)")
-        for name in ("diffusion_loss_weight", "draft_head_loss_weight"):
-            _check(getattr(self, name) >= 0.0, name, getattr(self, name), "give 0 or more")
+    def __post_init__(self, **kwargs):
+        _check("hidden_size" not in kwargs, "hidden_size", kwargs.get("hidden_size"), "give it in a network's config")
+        super().__post_init__(**kwargs)
+        self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in other configs. `kwargs` change fields, as those of a `from_pretrained` do; the whole is checked then.
+
+        Raises:
+            ValueError: a field that the model cannot express, or a block longer than the weights were trained for.
+        """
+        trained, asked = config_dict.get("block_size"), kwargs.get("block_size")
         _check(
-            self.max_patch_length is None or self.max_patch_length >= 1,
-            "max_patch_length",
-            self.max_patch_length,
-            "give at least 1 byte, or None for no limit",
+            trained is None or not isinstance(asked, int) or asked <= trained,
+            "block_size",
+            asked,
+            f"the weights were trained for blocks of {trained} bytes; to train them for longer ones, load them and set "
+            "`model.config.block_size`",
         )
+        made = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).check()
+        return made
+
+    def check(self) -> None:
+        """Raises a ValueError for a field that the model cannot express, in this config or a part of it; the message
+        names field, value and remedy.
+        """
+        check_fields(vars(self), self.rules)
+        for part in (self.patcher_config, self.encoder_config, self.global_config, self.decoder_config):
+            part.check()
+        if self.draft_head_config is not None:
+            self.draft_head_config.check()
         window = self.decoder_config.sliding_window
         _check(
-            self.block_size is None or 2 <= self.block_size <= window,
+            self.block_size is None or self.block_size <= window,
             "block_size",
             self.block_size,
             f"give 2 .. decoder_config.sliding_window ({window}) bytes, or None for a model without a block head",
@@ -393,6 +455,7 @@ class FBLTConfig(PreTrainedConfig):
     @hidden_size.setter
     def hidden_size(self, value: int) -> None:
         self.decoder_config.hidden_size = value
+        self.decoder_config.check()
 
     @property
     def num_hidden_layers(self) -> int:

@@ -174,6 +174,7 @@ class FBLTUTF8LogitsProcessor(LogitsProcessor):
         ValueError: `max_length` is below 1; or, when called, scores are not over FBLT's vocabulary.
     """
 
+    pure_in_prefix = True
     keeps_utf8 = True  # how decoding tells it from other processors, wherever its code was loaded from
 
     def __init__(self, max_length: int | None = None):

@@ -4,7 +4,7 @@ import datasets
 import pytest
 import torch
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from modeling_fblt.compatibility_fblt import logger
 from modeling_fblt.tokenization_fblt import build_tokenizer
@@ -122,3 +122,25 @@ def test_sharding_that_is_asked_for_and_does_not_happen_is_told(monkeypatch, cap
     assert not told
     model.train()(ids, labels=ids)
     assert len(told) == 1 and "FSDP" in told[0] and "DDP" in told[0]
+
+
+def test_trl_rewards(tmp_path):
+    """GRPO: completions are drawn by FBLT's own loop, and judged with its likelihoods."""
+    model = trainable()
+    drawn = []
+
+    def reward(completions, **kwargs):
+        drawn.extend(completions)
+        return [float(len(set(text))) for text in completions]
+
+    settings = {"num_generations": 2, "max_completion_length": 8, "per_device_train_batch_size": 2, "bf16": False}
+    trainer = GRPOTrainer(
+        model,
+        reward_funcs=reward,
+        args=GRPOConfig(str(tmp_path), **settings, **SHARED),
+        train_dataset=datasets.Dataset.from_list([{"prompt": "One"}, {"prompt": "two, three"}]),
+        processing_class=build_tokenizer(),
+    )
+    trainer.train()
+    finite(trainer)
+    assert len(drawn) == 2 and all(drawn)

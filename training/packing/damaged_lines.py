@@ -9,6 +9,7 @@ from datasets import Dataset as SavedDataset
 from datasets import load_from_disk
 from torch.utils.data import Dataset, Sampler
 
+from fblt.restoring import prompt_of
 from modeling_fblt.modeling_fblt import FBLTModel
 
 from ..data.restore.damage import draw_damage
@@ -33,11 +34,6 @@ def load_lines(data: str | Path, split: str) -> SavedDataset:
     if "text" not in splits[split].column_names:
         raise ValueError(f"`data` {str(data)!r} has no column 'text': it has {splits[split].column_names}.")
     return splits[split]
-
-
-def prompt_of(damaged: str) -> str:
-    """What a model is given: the damaged line and a newline."""
-    return damaged + "\n"
 
 
 def held_out_examples(lines: Sequence[str], damage: Mapping[str, float], seed: int) -> SavedDataset:
@@ -120,12 +116,20 @@ class SimilarLengths(Sampler[int]):
 def lines_for_model(recipe: Mapping, model: FBLTModel) -> dict[str, Dataset | SavedDataset]:
     """The rows of a recipe with `damage`: for training drawn when they are asked for, for validation made once.
 
+    With `longest_line`, longer lines are left out.
+
     Raises:
         ValueError: `recipe["data"]` holds no lines, or lines too long for `sequence_length`.
     """
     data, damage, seed, longest = (recipe[name] for name in ("data", "damage", "seed", "sequence_length"))
-    train = DamagedLines(load_lines(data, "train")["text"], damage, seed, longest)
-    held_out = held_out_examples(load_lines(data, "validation")["text"], damage, seed)
+    lines = {split: load_lines(data, split)["text"] for split in ("train", "validation")}
+    if "longest_line" in recipe:
+        limit = recipe["longest_line"]
+        lines = {split: [line for line in own if len(line.encode()) <= limit] for split, own in lines.items()}
+        if empty := [split for split, own in lines.items() if not own]:
+            raise ValueError(f"`longest_line` is {limit}, but every line of {empty} in {data!r} is longer: raise it.")
+    train = DamagedLines(lines["train"], damage, seed, longest)
+    held_out = held_out_examples(lines["validation"], damage, seed)
     encoded = [encode_instruction(example["prompt"], example["completion"]) for example in held_out]
     rows = [{"input_ids": ids[:longest], "labels": labels[:longest]} for ids, labels in encoded]
     starts = find_ragged_patch_starts(model, [row["input_ids"] for row in rows], progress=False)

@@ -1,12 +1,12 @@
 """A model that finds patch starts and does nothing else, and what identifies how it finds them."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from fblt.batches import weights_digest
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.modeling_fblt import FBLTModel
 from modeling_fblt.networks_fblt import FBLTPatcher
@@ -59,17 +59,6 @@ def patching_model(config: FBLTConfig, patcher: FBLTPatcher | None) -> FBLTModel
     return model.requires_grad_(False)
 
 
-def patcher_digest(patcher: FBLTPatcher) -> str:
-    """sha256 over names, shapes and values of the weights, sorted by name, each value as float32: so it is the same
-    wherever the weights are, and whatever type that holds their values they are saved in.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(patcher.state_dict().items()):
-        digest.update(f"{name} {list(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
-
-
 def patching_settings(model: FBLTModel | FBLTForCausalLM) -> dict:
     """All that decides where a model starts patches, fit for JSON."""
     model = model.base_model
@@ -81,7 +70,7 @@ def patching_settings(model: FBLTModel | FBLTForCausalLM) -> dict:
     }
     if config.patching_mode == "entropy":
         settings["patching_threshold"] = config.patching_threshold
-        settings["patcher"] = f"sha256:{patcher_digest(model.patcher)}"
+        settings["patcher"] = f"sha256:{weights_digest(model.patcher)}"
     elif config.patching_mode == "static":
         settings["patch_size"] = config.patch_size
     return settings

@@ -9,7 +9,7 @@ pytest.importorskip("datasets")
 from datasets import Dataset, DatasetDict  # noqa: E402
 from fblt.training.data.restore.damage import draw_damage  # noqa: E402
 from fblt.training.packing.damaged_lines import DamagedLines, SimilarLengths, held_out_examples, load_lines  # noqa: E402
-from fblt.training.recipe import load_recipe  # noqa: E402
+from fblt.training.recipe import check_recipe, load_recipe  # noqa: E402
 from fblt.training.run import build_trainer, run  # noqa: E402
 from fblt.training.running.checkpoints import newest_checkpoint  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
@@ -133,4 +133,25 @@ def test_a_run_that_ends_anywhere_goes_on_with_the_same_rows(recipe_of):
 def test_recipes_with_wrong_shares_are_refused(tmp_path):
     path = write_recipe(tmp_path, "wrong", damage={"plain": 0.5})
     with pytest.raises(ValueError, match="`damage` is {'plain': 0.5}: give a share"):
+        load_recipe(path)
+
+
+def test_longer_lines_are_left_out(recipe_of):
+    recipe = recipe_of("short")
+    longest = sorted(len(line.encode()) for line in load_lines(recipe["data"], "train")["text"])[7]
+    rows = build_trainer(recipe | {"longest_line": longest}).train_dataset
+    assert 7 < len(rows) < 14 and max(len(line.encode()) for line in rows.lines) == longest
+    with pytest.raises(ValueError, match="`longest_line` is 3, but every line of"):
+        build_trainer(recipe | {"longest_line": 3})
+
+
+@pytest.mark.parametrize("changes", [{"longest_line": 0}, {"longest_line": "64"}, {"longest_line": True}])
+def test_limits_that_are_no_lengths_are_refused(recipe_of, changes, tmp_path):
+    with pytest.raises(ValueError, match="`longest_line` is"):
+        check_recipe(recipe_of("limit") | changes, "limit.yaml")
+
+
+def test_a_limit_of_lines_goes_with_damage(tmp_path):
+    path = write_recipe(tmp_path, "limit", longest_line=64)
+    with pytest.raises(ValueError, match="`longest_line` goes with `damage` alone"):
         load_recipe(path)

@@ -4,16 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from tqdm.auto import tqdm
-
-from modeling_fblt.configuration_fblt import BYTE_OFFSET, PAD_ID
-
-from ...packing.damaged_lines import prompt_of
-from ...packing.sequences import encode_document
-
-# Restoring lengthens a line by its accents' second and third bytes and by punctuation.
-ROOM_FACTOR, ROOM_BYTES = 2, 24
+from fblt.batches import bytes_of, run_batches, write
+from fblt.restoring import prompt_of, room_for
 
 
 @dataclass
@@ -37,46 +29,30 @@ class Restored:
         }
 
 
-@torch.inference_mode()
 def restore(model, damaged: Sequence[str], settings: dict, batch_size: int, progress: bool = True) -> Restored:
-    """The model's restorations of damaged lines.
+    """The model's restorations of damaged lines, whatever they are worth.
 
     Args:
         settings: of `generate`, such as `{"decoding": "blt-dv"}`.
         batch_size: lines at a time; lines of similar length share a batch.
     """
-    prompts = [torch.from_numpy(encode_document(prompt_of(line))[:-1].astype("int64")) for line in damaged]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    result = Restored([""] * len(prompts), 0, 0.0, 0.0, {"decoder": 0, "encoder": 0, "global": 0})
-    eos = model.config.eos_token_id
-    groups = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    for group in tqdm(groups, desc=f"restoring, {settings['decoding']}", unit="batch", disable=not progress):
-        longest = max(len(prompts[index]) for index in group)
-        ids = torch.full((len(group), longest), PAD_ID)
-        mask = torch.zeros_like(ids)
-        for row, index in enumerate(group):
-            ids[row, longest - len(prompts[index]) :] = prompts[index]
-            mask[row, longest - len(prompts[index]) :] = 1
+    prompts = [prompt_of(line).encode() for line in damaged]
+    result = Restored([], 0, 0.0, 0.0, {"decoder": 0, "encoder": 0, "global": 0})
+
+    def compute(number: int, batch: list[int]) -> list[str]:
+        given = [prompts[index] for index in batch]
+        room = max(map(room_for, given))
         wall, cpu = time.perf_counter(), time.process_time()
-        output = model.generate(
-            ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=ROOM_FACTOR * longest + ROOM_BYTES,
-            do_sample=False,
-            return_dict_in_generate=True,
-            **settings,
+        written, output = write(
+            model, given, max_new_tokens=room, do_sample=False, return_dict_in_generate=True, **settings
         )
         result.seconds += time.perf_counter() - wall
         result.cpu_seconds += time.process_time() - cpu
         for name in result.calls:
             result.calls[name] += int(getattr(output, f"{name}_nfe").sum())
-        for index, row in zip(group, output.sequences[:, longest:].tolist(), strict=True):
-            end = row.index(eos) if eos in row else len(row)
-            result.written += min(end + 1, len(row))
-            result.texts[index] = text_of(row[:end])
+        result.written += sum(map(len, written))
+        return [bytes_of(ids).decode("utf-8", "replace") for ids in written]
+
+    label = f"restoring, {settings['decoding']}" if progress else None
+    result.texts = run_batches(prompts, batch_size, compute, label=label)
     return result
-
-
-def text_of(ids: Sequence[int]) -> str:
-    """The text of ids, special ones left out; bytes that are no UTF-8 as U+FFFD."""
-    return bytes(i - BYTE_OFFSET for i in ids if BYTE_OFFSET <= i < BYTE_OFFSET + 256).decode("utf-8", "replace")
