@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from modeling_fblt.modeling_fblt import FBLTForCausalLM, FBLTModel
 from modeling_fblt.tokenization_fblt import build_tokenizer
-from tests.modeling.tiny import random_rows, tiny_model
+from tests.modeling.tiny import BLOCK, random_rows, tiny_model
 
 pytestmark = pytest.mark.contract
 
@@ -127,3 +128,47 @@ def test_a_loaded_patcher_is_frozen(tmp_path):
     for model in (FBLTForCausalLM.from_pretrained(tmp_path), FBLTModel.from_pretrained(tmp_path)):
         for name, parameter in model.named_parameters():
             assert parameter.requires_grad != ("patcher." in name), name
+
+
+# --- weights that are not those of their config ---
+
+
+def edited(folder: Path, part: str, **fields: object) -> Path:
+    """Changes fields in a saved config."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config[part] if part else config).update(fields)
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("part", ["patcher_config", "encoder_config", "global_config", "decoder_config"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_weights_of_more_or_fewer_layers_are_refused(part, layers, tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
+    edited(tmp_path, part, num_hidden_layers=layers)
+    for kind in (FBLTForCausalLM, FBLTModel):
+        with pytest.raises(ValueError, match=r"`pretrained_model_name_or_path`.*layers"):
+            kind.from_pretrained(tmp_path)
+
+
+def test_weights_without_a_head_or_of_other_shapes_are_refused(tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    model.model.save_pretrained(tmp_path / "base")
+    assert isinstance(FBLTModel.from_pretrained(tmp_path / "base"), FBLTModel)
+    with pytest.raises(ValueError, match=r"`pretrained_model_name_or_path`.*'lm_head.weight'"):
+        FBLTForCausalLM.from_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "whole")
+    assert isinstance(FBLTModel.from_pretrained(tmp_path / "whole"), FBLTModel)
+    edited(tmp_path / "whole", "global_config", intermediate_size=50)
+    with pytest.raises(ValueError, match=r"`pretrained_model_name_or_path`.*shapes"):
+        FBLTForCausalLM.from_pretrained(tmp_path / "whole")
+
+
+def test_longer_blocks_than_weights_were_trained_for_are_refused(tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"`block_size` is {BLOCK + 1}.*trained for blocks of {BLOCK}"):
+        FBLTForCausalLM.from_pretrained(tmp_path, block_size=BLOCK + 1)
+    assert FBLTForCausalLM.from_pretrained(tmp_path, block_size=BLOCK - 1).config.block_size == BLOCK - 1
+    with pytest.raises(ValueError, match="`patching_threshold`"):
+        FBLTForCausalLM.from_pretrained(tmp_path, patching_threshold="x")
