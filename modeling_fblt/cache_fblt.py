@@ -155,7 +155,7 @@ class FBLTCache(Cache):
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.min_column = self.max_column = self.max_length = self.min_patches = self.max_patches = 0
         self.slid = False
-        self._reads: tuple[tuple, list[torch.Tensor]] | None = None
+        self._reads: tuple[int, int | torch.Tensor, list[torch.Tensor]] | None = None
         self.columns = 0
         self.origin = origin = Origin(batch_size, device)
         self.ids, self.patch_index, self.patch_start, self.document_start, self.states = (
@@ -228,11 +228,13 @@ class FBLTCache(Cache):
 
     def last_reads(self, decoder) -> list[torch.Tensor]:
         """What bytes read of [`last_latent`], see `FBLTDecoder.read`; computed once while it is the last."""
-        known_here = self.min_patches == self.max_patches
-        latest = (self.latents.writes, self.max_patches) if known_here else (self.latents.writes, self.lengths)
-        if self._reads is None or not all(a is b or a == b for a, b in zip(latest, self._reads[0], strict=True)):
-            self._reads = latest, decoder.read(self.last_latent())
-        return self._reads[1]
+        # Where rows have different numbers of patches, their lengths say as much: a change makes a new tensor.
+        last = self.max_patches if self.min_patches == self.max_patches else self.lengths
+        made = self._reads
+        same = made is not None and made[0] == self.latents.writes and type(made[1]) is type(last)
+        if not same or (made[1] != last if isinstance(last, int) else made[1] is not last):
+            self._reads = self.latents.writes, last, decoder.read(self.last_latent())
+        return self._reads[2]
 
     def open_patch_bytes(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encoder states, ids and patch (counted from the open one) of the bytes since the open patch began.
