@@ -24,6 +24,7 @@ class Chunk:
         position: `[batch]`, position of the first.
         positions: `[batch, n]`, of all.
         document_start: `[batch, n + 1]`, position at which each byte's document begins; the next byte's included.
+        separator: `[batch, n]`, whether a byte ends its document.
         cache: the KV cache of the bytes before the chunk; None where rows begin with the chunk.
         column: `[batch, n]`, columns of the cache's byte buffers, or the first one where rows have the same; None
             without a cache.
@@ -38,6 +39,7 @@ class Chunk:
     position: torch.Tensor
     positions: torch.Tensor
     document_start: torch.Tensor
+    separator: torch.Tensor
     cache: "FBLTCache | None" = None
     column: torch.Tensor | int | None = None
     starts: torch.Tensor | None = None
