@@ -135,6 +135,7 @@ def write_beside(
         beside_it = shown.text("ar", runs["ar"]) if len(runs) > 1 else ""
         return shown.text(decoding, chosen), beside_it, shown.counters(runs, greedy=not settings["do_sample"])
 
+    yield *parts(), ""  # the patches of an earlier text go
     drawn = 0.0
     for run in race(list(runs.values())):
         seen = run is chosen and run.drafting and pause > 0
