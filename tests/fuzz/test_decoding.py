@@ -152,8 +152,8 @@ def test_conversations_with_random_models():
     run_state_machine_as_test(
         Conversation,
         settings=settings(
-            max_examples=cases(6, 100000),
-            stateful_step_count=cases(5, 8),
+            max_examples=cases(4, 100000),
+            stateful_step_count=cases(4, 8),
             deadline=None,
             derandomize=not THOROUGH,
             suppress_health_check=list(HealthCheck),

@@ -1,6 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Misuse from a grammar of bad values: an argument is used, or refused by an error that contains its name."""
 
+import functools
 import math
 from typing import Any
 
@@ -51,12 +52,17 @@ SETTINGS = sorted({*OWN, *SHARED, *OBJECTS, "draft_cost"} - {"custom_generate"})
 INPUTS = ["input_ids", "attention_mask", "past_key_values", "cache", "position_ids", "inputs_embeds", "labels",
           "patch_starts", "negative_prompt_ids", "shift_labels"]  # fmt: skip
 quick = settings(
-    max_examples=cases(60, 20000),
+    max_examples=cases(40, 20000),
     deadline=None,
     derandomize=not THOROUGH,
     suppress_health_check=list(HealthCheck),
     database=None,
 )
+
+
+@functools.cache
+def one_model(training: bool):
+    return tiny_model().train(training)
 
 
 def names_of(*names: str) -> tuple[str, ...]:
@@ -101,7 +107,7 @@ def test_generate_is_right_or_names_the_argument(bad):
     labelled=st.booleans(),
 )  # fmt: skip
 def test_forward_is_right_or_names_the_argument(name, value, training, labelled):
-    model = tiny_model().train(training)
+    model = one_model(training)
     given_ = {"input_ids": IDS} | ({"labels": IDS} if labelled else {}) | {name: value}
     with case("forward", names_of(*given_)):
         output = model(**given_)
