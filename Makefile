@@ -1,4 +1,4 @@
-# make demo [PROMPT="..."] [ARGS="..."]   watch the bundled checkpoint write, then see what it saved
+# make demo [PROMPT="..."] [ARGS="..."]   watch the bundled checkpoint write, then see what it saved; ARGS="--threads 2"
 # make test [ARGS="..."]                  lint, every test, and `make contract`; with ARGS the tests they choose alone
 # make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format

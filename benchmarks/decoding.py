@@ -1,10 +1,13 @@
-"""Every decoding of a checkpoint on held-out prompts, greedy: calls, traffic, speed, and whether texts equal `ar`'s.
+"""Every decoding of a checkpoint on held-out prompts, greedy and sampled: calls, traffic, speed, and whether greedy
+texts equal `ar`'s.
 
     python -m benchmarks.decoding --threads 2 --plot
+    python -m benchmarks.decoding --only "blt-s 8*" --only "blt-dv head*" --prompts 8
     python -m benchmarks.decoding --profile --compile --int8
 
 Speed is that of whole `generate` calls, one prompt at a time, the reading of the prompt included. Modes take turns on
-every prompt. transformers' BLT of the same shape takes its turns too, without a cache and with fewer bytes.
+every prompt. Sampled modes, named after their temperature, are compared with `ar` at the same one. transformers' BLT of
+the same shape takes its turns too, without a cache and with fewer bytes.
 """
 
 import statistics
@@ -26,6 +29,7 @@ from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET
 
 from .continuing import MOST_NEW, Prefix
+from .decoding_modes import modes_of, plain_of, writes_as_plain
 from .harness import (
     CLOCKS,
     DTYPES,
@@ -47,34 +51,8 @@ from .profiling import profile_generation
 from .transformers_blt import transformers_twin
 from .variants import VARIANTS, build_variant
 
-# Byte by byte, then as what is drafted grows; names are those of tables and figures.
-ANY_MODEL = {
-    "ar": {"decoding": "ar"},
-    "blt-s 4": {"decoding": "blt-s", "draft_length": 4},
-    "blt-s 8": {"decoding": "blt-s", "draft_length": 8},
-    "blt-s 16": {"decoding": "blt-s", "draft_length": 16},
-    "blt-s auto": {"decoding": "blt-s", "draft_length": "auto"},
-    "blt-s 8, two calls": {"decoding": "blt-s", "draft_length": 8, "paper_passes": True},
-}
-WITH_BLOCKS = {
-    "blt-dv one-step": {"decoding": "blt-dv", "unmasking": "one_step"},
-    "blt-dv confidence": {"decoding": "blt-dv", "unmasking": "confidence"},
-    "blt-dv auto": {"decoding": "blt-dv", "unmasking": "one_step", "block_size": "auto"},
-    "blt-dv patch anchor": {"decoding": "blt-dv", "unmasking": "one_step", "block_anchor": "patch"},
-    "blt-dv two calls": {"decoding": "blt-dv", "unmasking": "one_step", "paper_passes": True},
-    "blt-d one-step": {"decoding": "blt-d", "unmasking": "one_step"},
-    "blt-d confidence": {"decoding": "blt-d", "unmasking": "confidence"},
-    "blt-d entropy": {"decoding": "blt-d", "unmasking": "entropy"},
-    "blt-d close patch": {"decoding": "blt-d", "unmasking": "confidence", "close_patch": True},
-}
-VERIFIED = ("blt-s", "blt-dv")
 # What is profiled, and what other ways to run the model are tried with.
 FEW = ("ar", "blt-s 8", "blt-dv one-step")
-
-
-def modes_of(model) -> dict[str, dict]:
-    """Settings of `generate` for every mode that a model can serve."""
-    return ANY_MODEL | (WITH_BLOCKS if model.config.block_size is not None else {})
 
 
 def bundled_prompts(length: int) -> list[Prompt]:
@@ -96,16 +74,21 @@ def held_out(options) -> tuple[list[Prompt], list[EncodedDocument]]:
 
 
 def generate(model, prompt: Prompt, settings: dict, new_bytes: int):
-    """Greedy text after one prompt, with counters."""
+    """Text after one prompt, with counters; greedy unless the settings say otherwise."""
     ids = torch.from_numpy(prompt.ids)[None]
     mask = torch.ones_like(ids)
     return model.generate(
-        ids, attention_mask=mask, do_sample=False, max_new_tokens=new_bytes, return_dict_in_generate=True, **settings
+        ids,
+        attention_mask=mask,
+        max_new_tokens=new_bytes,
+        return_dict_in_generate=True,
+        **{"do_sample": False, **settings},
     )
 
 
 def time_mode(model, prompts: Sequence[Prompt], number: int, settings: dict, new_bytes: int, clock: Callable) -> dict:
-    """One prompt: seconds, bytes, calls and rounds."""
+    """One prompt: seconds, bytes, calls and rounds. Every mode is given the same random numbers to sample with."""
+    torch.manual_seed(number)
     began = clock()
     output = generate(model, prompts[number], settings, new_bytes)
     seconds = clock() - began
@@ -155,10 +138,10 @@ def _sum(parts: list[dict]) -> dict:
 
 
 def combine(runs: dict[str, list[dict]], settings: dict[str, dict], parameters: dict[str, int]) -> dict[str, dict]:
-    """Per mode its costs per byte, its speed, and both against `ar`."""
-    plain = [run["seconds"] / run["bytes"] for run in runs["ar"]]
+    """Per mode its costs per byte, its speed, and both against `ar` at the mode's temperature."""
     combined = {}
     for name, turns in runs.items():
+        plain = [run["seconds"] / run["bytes"] for run in runs[plain_of(name)]]
         per_byte = [run["seconds"] / run["bytes"] for run in turns]
         figures = {
             "bytes_per_second": 1 / statistics.median(per_byte),
@@ -179,10 +162,10 @@ def combine(runs: dict[str, list[dict]], settings: dict[str, dict], parameters: 
                 "traffic_with_patcher_mb_per_byte": 1e3 * traffic_gb(calls, parameters, with_patcher=True),
             }
         combined[name] = figures
-    for figures in combined.values():
+    for name, figures in combined.items():
         for key in ("traffic_mb_per_byte", "traffic_with_patcher_mb_per_byte"):
             if key in figures:
-                figures[f"{key}_to_ar"] = figures[key] / combined["ar"][key]
+                figures[f"{key}_to_ar"] = figures[key] / combined[plain_of(name)][key]
     return combined
 
 
@@ -191,7 +174,7 @@ def compare_texts(model, prompts: Sequence[Prompt], modes: dict[str, dict], new_
     plain, _ = write(model, prompts, modes["ar"], new_bytes, batch_size)
     found = {}
     for name, settings in modes.items():
-        if settings["decoding"] not in VERIFIED:
+        if not writes_as_plain(name, settings):
             continue
         texts, _ = write(model, prompts, settings, new_bytes, batch_size)
         found[name] = equality(model, prompts, plain, texts)
@@ -236,7 +219,7 @@ def try_variants(names: Sequence[str], model, prompts, documents, modes, options
 def print_results(results: dict, console: Console) -> None:
     line = summary_of(results["machine"], results["dtype"], results["clock"])
     table = build_table(
-        f"{results['model']}, {results['prompts']} {results['source']} prompts, {results['new_bytes']} bytes, greedy",
+        f"{results['model']}, {results['prompts']} {results['source']} prompts, {results['new_bytes']} bytes",
         "mode", "B/iter", "kept", "dec/B", "enc/B", "glob/B", "pat/B", "glob/iter", "MB/B", "to ar", "+patcher", "B/s",
         "x ar", "equal",
         caption=f"{line}\nMB/B: weights read per byte, Eq. 8, bfloat16; +patcher: with the patcher's, of ar's; "
@@ -293,7 +276,7 @@ def draw(results: dict, path: Path) -> None:
     bars(
         path,
         f"Speed of every decoding of {Path(results['model']).name}, whole calls, {results['prompts']} "
-        f"{results['source']} prompts\nblt-s and blt-dv, verified, wrote ar's bytes in {equal} of {compared} texts; "
+        f"{results['source']} prompts\ngreedy, verified modes wrote ar's bytes in {equal} of {compared} texts; "
         "blt-d is not",
         labels,
         {"speed": [figures["speed_to_ar"] for figures in modes.values()]},
@@ -322,6 +305,7 @@ def variant_options(command: Callable) -> Callable:
 @option("--batch-size", type=POSITIVE, default=20, help="Of the comparison of texts.")
 @option("--transformers-bytes", type=POSITIVE, default=8, help="Bytes that transformers' BLT writes.")
 @option("--text-bytes", type=POSITIVE, default=100000, help="Held-out text for bits per byte.")
+@option("--only", multiple=True, metavar="PATTERN", help="Modes of such names only; may be given several times.")
 @option("--profile", is_flag=True, help="Where an iteration's time goes.")
 @variant_options
 def main(options: SimpleNamespace) -> dict:
@@ -330,7 +314,7 @@ def main(options: SimpleNamespace) -> dict:
         options.transformers_bytes, options.text_bytes = 2, 2000
     results, console, clock = start(options), build_console(), CLOCKS[options.clock]
     model = FBLTForCausalLM.from_pretrained(options.model, dtype=DTYPES[options.dtype]).eval()
-    modes = modes_of(model)
+    modes = modes_of(model, options.only)
     prompts, documents = held_out(options)
     timed = prompts[: options.prompts]
     twin = transformers_twin(model)
@@ -338,9 +322,10 @@ def main(options: SimpleNamespace) -> dict:
         name: lambda number, settings=settings: time_mode(model, timed, number, settings, options.new_bytes, clock)
         for name, settings in modes.items()
     }
-    turns["transformers"] = lambda number: time_transformers(
-        twin.model, timed[number], options.transformers_bytes, clock
-    )
+    if not options.only:
+        turns["transformers"] = lambda number: time_transformers(
+            twin.model, timed[number], options.transformers_bytes, clock
+        )
     for turn in turns.values():  # the first calls set things up
         turn(0)
     runs = take_turns(turns, len(timed), options.repetitions)

@@ -34,6 +34,19 @@ def _methods(model) -> dict[str, tuple[nn.Module, str]]:
 
 
 @contextmanager
+def wrapped_networks(model, wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
+    """Calls `wrap(name, method)` in place of each network's method, name in `PARTS`, while the context is open."""
+    methods = _methods(model)
+    for name, (module, method) in methods.items():
+        setattr(module, method, wrap(name, getattr(module, method)))
+    try:
+        yield
+    finally:
+        for module, method in methods.values():
+            delattr(module, method)
+
+
+@contextmanager
 def network_times(model, clock: Callable[[], float]) -> Iterator[NetworkTimes]:
     """Times every call of a model's networks while the context is open."""
     times = NetworkTimes()
@@ -47,14 +60,8 @@ def network_times(model, clock: Callable[[], float]) -> Iterator[NetworkTimes]:
 
         return run
 
-    methods = _methods(model)
-    for name, (module, method) in methods.items():
-        setattr(module, method, timed(name, getattr(module, method)))
-    try:
+    with wrapped_networks(model, timed):
         yield times
-    finally:
-        for module, method in methods.values():
-            delattr(module, method)
 
 
 def parameters_read(model) -> dict[str, int]:

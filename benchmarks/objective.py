@@ -36,7 +36,7 @@ from fblt.training.evaluation.samples import (
     limit,
     load_split,
 )
-from fblt.training.evaluation.writing import DECODINGS, NGRAM, write
+from fblt.training.evaluation.writing import NGRAM, settings_of, write
 from fblt.training.packing.run_rows import rows_for_model
 from fblt.training.packing.sequences import collate
 from fblt.training.recipe import OBJECTIVE, PAPER, load_recipe
@@ -145,7 +145,7 @@ def judge(model, documents: Sequence[EncodedDocument], anchors: Sequence[Anchor]
     drafted = model.config.block_size - 1
     anchors = [Anchor(a.source, a.context, a.carried, a.real[:drafted]) for a in anchors]
     drafts = draft_figures(model, anchors, BATCH, seed)
-    texts, counters = write(model, prompts, DECODINGS["blt-d"], NEW_BYTES, BATCH)
+    texts, counters = write(model, prompts, settings_of(model)["blt-d"], NEW_BYTES, BATCH)
     written = sum(len(text) for text in texts)
     return {
         "bits_per_byte": next_byte_figures(model, documents, ROW_LENGTH, BATCH)["all"]["bits_per_byte"],

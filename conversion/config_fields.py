@@ -162,11 +162,18 @@ LIMITS = {
     "hidden_size": 1 << 16,
     "intermediate_size": 1 << 19,
     "num_attention_heads": 1 << 12,
+    "num_key_value_heads": 1 << 12,
+    "cross_attn_num_heads": 1 << 12,
+    "cross_attn_num_key_value_heads": 1 << 12,
     "head_dim": 1 << 13,
+    "sliding_window": 1 << 30,
+    "max_position_embeddings": 1 << 40,
+    "max_patch_length": 1 << 20,
     "hash_vocab_size": 1 << 28,
     "cross_attn_k": 256,
 }
-_MOST_SIZES, _LONGEST_NGRAM = 64, 64
+REQUIRED = ("num_hidden_layers", "hidden_size", "num_attention_heads", "rms_norm_eps")  # of every network
+_MOST_SIZES, _LONGEST_NGRAM, _MOST_FUNCTIONS = 64, 64, 64
 
 
 def get(config: Any, path: str) -> Any:
@@ -221,17 +228,46 @@ def collect(
 
 
 def check_sizes(fields: dict, where: str) -> None:
-    """Refuses sizes that are no positive integers or absurdly large, before anything of such a size is made."""
-    flat = {"": fields} | {f"{name}.": fields[name] for name in NETWORKS if name in fields}
-    for prefix, group in flat.items():
+    """Refuses sizes that are no positive integers or absurdly large, before anything of such a size is made, and
+    numbers that are none.
+
+    Raises:
+        ConfigError: names the field and its value.
+    """
+    networks = {name: fields[name] for name in NETWORKS if name in fields}
+    for prefix, group in {"": fields, **{f"{name}.": network for name, network in networks.items()}}.items():
         for name, limit in LIMITS.items():
             value = group.get(name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit):
+            if value is not None and not is_whole(value, 1, limit):
                 raise ConfigError(f"{where}: {prefix}{name} is {value!r}; expected an integer from 1 to {limit}")
-    sizes = fields["encoder_config"]["hash_ngram_sizes"]
+    for name, network in networks.items():
+        if missing := [field for field in REQUIRED if network.get(field) is None]:
+            raise ConfigError(f"{where}: {name}.{missing[0]} is missing")
+        if not is_number(network["rms_norm_eps"]) or not 0 < network["rms_norm_eps"] < 1:
+            raise ConfigError(
+                f"{where}: {name}.rms_norm_eps is {network['rms_norm_eps']!r}; expected a number above 0 and below 1"
+            )
+    if "patching_threshold" in fields and not is_number(fields["patching_threshold"]):
+        raise ConfigError(f"{where}: patching_threshold is {fields['patching_threshold']!r}; expected nats")
+    encoder = fields["encoder_config"]
+    sizes, functions = encoder["hash_ngram_sizes"], encoder.get("hash_functions")
     fine = isinstance(sizes, list) and len(sizes) <= _MOST_SIZES
-    if not fine or not all(isinstance(n, int) and 1 < n <= _LONGEST_NGRAM for n in sizes):
+    if not fine or not all(is_whole(size, 2, _LONGEST_NGRAM) for size in sizes):
         raise ConfigError(f"{where}: n-gram sizes are {sizes!r}; expected integers from 2 to {_LONGEST_NGRAM}")
+    if not is_whole(functions, 0, _MOST_FUNCTIONS):
+        raise ConfigError(
+            f"{where}: the number of hash functions is {functions!r}; expected an integer from 0 to {_MOST_FUNCTIONS}"
+        )
+
+
+def is_whole(value: Any, least: int, most: int) -> bool:
+    """Whether a value of a config is an integer, which True is not, within bounds."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a config is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
 def build_config(fields: dict, where: str) -> FBLTConfig:

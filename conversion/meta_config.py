@@ -7,6 +7,7 @@ from modeling_fblt import FBLTConfig
 
 from .config_fields import (
     BLT_VOCABULARY,
+    LIMITS,
     META_DEFAULTS,
     META_ENTROPY_FIELDS,
     META_ENTROPY_RULES,
@@ -20,6 +21,8 @@ from .config_fields import (
     check_sizes,
     collect,
     get,
+    is_number,
+    is_whole,
     obey,
     put,
 )
@@ -47,10 +50,10 @@ def _take_network(fields: dict, source: dict, networks: tuple[str, ...], where: 
     """Adds two fields that Meta writes in another form: the feed-forward's width and RoPE's base."""
     theta = source.get("rope_theta", META_DEFAULTS["rope_theta"])
     multiplier, multiple = source.get("ffn_dim_multiplier"), source.get("multiple_of", META_DEFAULTS["multiple_of"])
-    if not isinstance(multiple, int) or multiple < 1:
+    if not is_whole(multiple, 1, LIMITS["intermediate_size"]):
         raise ConfigError(f"{where}: `multiple_of` is {multiple!r}; expected an integer of at least 1")
     for value, name in ((theta, "rope_theta"), (1.0 if multiplier is None else multiplier, "ffn_dim_multiplier")):
-        if not isinstance(value, int | float) or not 0 < value < 1e12:
+        if not is_number(value) or not 0 < value < 1e12:
             raise ConfigError(f"{where}: `{name}` is {value!r}; expected a positive number")
     for network in networks:
         width = feed_forward_width(fields[network]["hidden_size"], multiplier, multiple)
@@ -90,7 +93,10 @@ def import_meta(
     model = dict(model)
     sizes = model.get("encoder_hash_byte_group_size")
     if isinstance(sizes, str):
-        model["encoder_hash_byte_group_size"] = [int(n) for n in sizes.split(",") if n.strip().isdigit()]
+        parts = [part.strip() for part in sizes.split(",") if part.strip()]
+        if not all(part.isdecimal() and len(part) < 10 for part in parts):
+            raise ConfigError(f"{where}: `encoder_hash_byte_group_size` is {sizes!r}; expected sizes such as '3,4,5'")
+        model["encoder_hash_byte_group_size"] = [int(part) for part in parts]
     elif sizes is None:
         model |= {"encoder_hash_byte_group_size": [3], "encoder_hash_byte_group_nb_functions": 0}
     fields: dict[str, Any] = {}
@@ -105,8 +111,6 @@ def import_meta(
     patcher["sliding_window"] = entropy_window or patcher["sliding_window"] or LOADER_ENTROPY_WINDOW
     if fields["encoder_config"]["sliding_window"] is None:
         raise ConfigError(f"{where}: `local_attention_window_len` is None: BLT's local attention needs a window")
-    if not isinstance(fields["patching_threshold"], int | float):
-        raise ConfigError(f"{where}: `threshold` is {fields['patching_threshold']!r}; expected nats")
     return build_config(fields, where)
 
 

@@ -3,6 +3,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Protocol
 
@@ -140,6 +141,7 @@ class PickleReader:
     def __init__(self, path: Path):
         if not path.is_file():
             raise ReadingError(f"{path}: is missing")
+        _check_archive(path)
         try:
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except pickle.UnpicklingError as error:
@@ -154,6 +156,8 @@ class PickleReader:
         if not isinstance(state, dict) or not state:
             raise ReadingError(f"{path}: holds no state dict")
         for key, value in state.items():
+            if not isinstance(key, str):
+                raise ReadingError(f"{path}: holds a tensor under {key!r}, which is no name")
             if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta:
                 raise ReadingError(f"{path}: {key} is not a plain tensor")
         self._state = state
@@ -162,6 +166,30 @@ class PickleReader:
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         return self._state[key][start:stop]
+
+
+def _check_archive(path: Path) -> None:
+    """Checks what `torch.load` does not, of an archive that `torch.save` wrote: that its bytes are those written.
+
+    Raises:
+        ReadingError: a member is compressed, or not what its checksum says.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise ReadingError(
+                        f"{path}: {member.filename} in it is compressed: load it and save it again with `torch.save`"
+                    )
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        return  # `torch.load` says of what kind it is
+    except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
+        if isinstance(error, ReadingError):
+            raise
+        raise ReadingError(f"{path}: is damaged ({error})") from None
+    if damaged is not None:
+        raise ReadingError(f"{path}: is damaged: {damaged} in it is not what its checksum says")
 
 
 class JoinedReader:

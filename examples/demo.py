@@ -1,11 +1,16 @@
 """Watch an FBLT checkpoint write with each of its decodings, then see what that saved.
 
+Text is sampled from a fixed seed, since greedy text of a small model runs in loops; `--temperature 0` is greedy.
+`blt-d`, which trades quality for calls, comes last.
+
 \b
     make demo
+    make demo ARGS="--threads 2"
     python examples/demo.py --prompt "It was a cold evening, and" --show-patches
     python examples/demo.py --decoding ar --decoding blt-dv --save-svg demo.svg
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -32,10 +37,10 @@ from fblt.commands import Command  # noqa: E402
 DECODINGS = {
     "ar": "one byte at a time",
     "blt-s": "the decoder drafts ahead, the whole model verifies",
-    "blt-d": "blocks, taken as they were drafted",
     "blt-dv": "blocks, verified by the whole model",
+    "blt-d": "blocks, taken as they were drafted",
 }
-NEED_BLOCKS = ("blt-d", "blt-dv")
+NEED_BLOCKS = ("blt-dv", "blt-d")
 VERIFIED = ("blt-s", "blt-dv")
 WARM_UP_BYTES = 16
 
@@ -48,6 +53,9 @@ class Options:
     model: str
     max_new_bytes: int
     decoding: Sequence[str]
+    temperature: float
+    seed: int
+    threads: int | None
     show_patches: bool
     no_color: bool
     save_svg: str | None
@@ -99,11 +107,11 @@ def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Opt
         length = inputs["input_ids"].shape[1]
         for decoding, tally in tallies.items():
             if number == 1:  # first calls set things up, which is not to be timed
-                generate(model, inputs, decoding, WARM_UP_BYTES)
+                generate(model, inputs, decoding, WARM_UP_BYTES, options)
             title = f"{decoding}: {DECODINGS[decoding]}"
             with display.writing(title) as streamer:
                 began = time.perf_counter()
-                output = generate(model, inputs, decoding, options.max_new_bytes, streamer)
+                output = generate(model, inputs, decoding, options.max_new_bytes, options, streamer)
                 seconds = time.perf_counter() - began - streamer.seconds
             tally.add(output, length, seconds)
             starts = None
@@ -113,12 +121,16 @@ def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Opt
     return tallies
 
 
-def generate(model: PreTrainedModel, inputs, decoding: str, length: int, streamer=None):
-    """Greedy generation by one decoding."""
+def generate(model: PreTrainedModel, inputs, decoding: str, length: int, options: Options, streamer=None):
+    """Generation by one decoding; from the same seed each time if it samples."""
+    sampling = {"do_sample": False}
+    if options.temperature > 0:
+        torch.manual_seed(options.seed)
+        sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0}
     return model.generate(
         **inputs,
+        **sampling,
         decoding=decoding,
-        do_sample=False,
         max_new_tokens=length,
         return_dict_in_generate=True,
         streamer=streamer,
@@ -130,8 +142,21 @@ def summarize(output, prompt_length: int) -> str:
     return f"{written} bytes in {rounds} rounds, {written / rounds:.1f} each"
 
 
-def table_rows(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[tuple[str, list[str]]]:
-    """The table, one column per decoding: label and cells of each row."""
+def busy(threads: int) -> str | None:
+    """What to say if other work leaves fewer cores than torch has threads; None on a quiet machine."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    if load + threads <= cores + 0.5:
+        return None
+    return (
+        f"This machine is busy (load {load:.1f} and {threads} of torch's threads on {cores} cores): speeds mean little"
+    )
+
+
+def table_rows(tallies: dict[str, Tally], parameters: dict[str, int], greedy: bool) -> list[tuple[str, list[str]]]:
+    """The table, one column per decoding: label and cells of each row. Only greedy text is to be the same for all."""
     plain = tallies.get("ar")
     columns = []
     for decoding, tally in tallies.items():
@@ -152,7 +177,8 @@ def table_rows(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[tu
         kept = f"{tally.accepted / tally.drafted:.0%}" if tally.drafted else "-"
         column["drafted bytes kept"] = "unchecked" if decoding == "blt-d" else kept
         column["distinct 8-grams"] = f"{distinct_ngrams_together(tally.written):.0%}"
-        column["same bytes as ar"] = compare(tally, plain)
+        if greedy:
+            column["same bytes as ar"] = compare(tally, plain)
         columns.append(column)
     return [(label, [column[label] for column in columns]) for label in columns[0]]
 
@@ -165,12 +191,16 @@ def compare(tally: Tally, plain: Tally | None) -> str:
     return "yes" if same == len(plain.written) else f"{same} of {len(plain.written)}" if same else "no"
 
 
-def notes(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[str]:
+def notes(tallies: dict[str, Tally], parameters: dict[str, int], options: Options) -> list[str]:
     """What a reader of the table should know."""
+    greedy = options.temperature == 0
     sizes = ", ".join(f"{name} {parameters[name] / 1e6:.2f} M" for name in COMPONENTS if parameters.get(name))
     lines = [
         "Text is greedy, and small models repeat themselves: what is repeated is easy to draft, so other text gains "
-        "less. The share of distinct 8-grams (strings of 8 bytes) tells how much is new.",
+        "less. The share of distinct 8-grams (strings of 8 bytes) tells how much is new."
+        if greedy
+        else f"Text is sampled at temperature {options.temperature:g} from seed {options.seed}. Verified decodings "
+        f"({', '.join(VERIFIED)}) draw from the same distribution as ar, though not the same bytes; blt-d does not.",
         "Traffic is Eq. 8 of the paper, 2 bytes per parameter read: decoder calls read the decoder, global calls the "
         f"encoder and the global transformer. Parameters: {sizes}; tables of byte and hash embeddings are left out, "
         "since a lookup reads a few rows only.",
@@ -178,7 +208,11 @@ def notes(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[str]:
         "network's time is Python's own.",
     ]
     plain = tallies.get("ar")
-    unequal = [name for name in VERIFIED if name in tallies and compare(tallies[name], plain) not in ("yes", "-")]
+    unequal = (
+        []
+        if not greedy
+        else [name for name in VERIFIED if name in tallies and compare(tallies[name], plain) not in ("yes", "-")]
+    )
     if unequal:
         lines.append(
             f"{', '.join(unequal)}: a verified decoding can differ from ar where two bytes are equally likely."
@@ -208,6 +242,15 @@ def notes(tallies: dict[str, Tally], parameters: dict[str, int]) -> list[str]:
     default=list(DECODINGS),
     help="May be given several times (default: all).",
 )
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.7,
+    show_default=True,
+    help="Of sampling; 0 is greedy, and then verified decodings are compared with ar.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of sampling.")
+@click.option("--threads", type=click.IntRange(min=1), help="Torch threads; torch's choice if not given.")
 @click.option("--show-patches", is_flag=True, help="Mark where patches begin.")
 @click.option("--no-color", is_flag=True, help="Plain text, as without a terminal.")
 @click.option("--save-svg", metavar="PATH", help="Also write a picture of the output.")
@@ -215,17 +258,23 @@ def main(**given) -> None:
     options = Options(**given)
     console = Console()
     lively = console.is_terminal and not console.is_dumb_terminal and not console.no_color and not options.no_color
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    warning = busy(torch.get_num_threads())
     model, tokenizer = load(options.model)
     display = RichDisplay(console) if lively else PlainDisplay()
     recorder = recording_console()
     if options.save_svg:
         display = Several(display, RichDisplay(recorder))
+    if warning:
+        display.heading(warning)
     if model.config.block_size is None and (dropped := [d for d in options.decoding if d in NEED_BLOCKS]):
         options = replace(options, decoding=[d for d in options.decoding if d not in NEED_BLOCKS])
         display.heading(f"Without {', '.join(dropped)}: this checkpoint was not trained with blocks.")
     tallies = run(model, tokenizer, options, display)
     parameters = component_parameters(model)
-    display.table(list(tallies), table_rows(tallies, parameters), notes(tallies, parameters))
+    rows = table_rows(tallies, parameters, greedy=options.temperature == 0)
+    display.table(list(tallies), rows, [*([warning] if warning else []), *notes(tallies, parameters, options)])
     if options.save_svg:
         recorder.save_svg(options.save_svg, title="make demo")
 

@@ -48,6 +48,7 @@ from .generation_config_fblt import NEW_BYTES, DecodingSettings, FBLTGenerationC
 from .generation_rules_fblt import check_generation_config, check_objects, check_settings
 from .generation_state_fblt import GenerationState
 from .input_checks_fblt import check_cache, check_continues, check_input
+from .joined_maps_fblt import join_maps
 from .padding_fblt import RightPadded
 from .processors_fblt import argument_of, dead_ends, is_pure
 from .stepwise_fblt import step_by_step
@@ -228,6 +229,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 streamer=streamer,
                 **model_kwargs,
             )
+        join_maps(self)
         returns_dict = generation_config.return_dict_in_generate
         state = GenerationState(
             self,

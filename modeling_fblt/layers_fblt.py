@@ -1,6 +1,7 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Building blocks with weights: norm, rotary, attention, feed-forward, cross-attention, hash n-gram embedding."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -14,8 +15,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention_fblt import AttentionContext, share_heads
 from .gather_fblt import take_columns
+from .joined_maps_fblt import LayerMatrices, without_gradient
 
-Rotary = tuple[torch.Tensor, torch.Tensor]  # cos, sin: [batch, length, head_dim]
+# cos, sin: [batch, length, head_dim]; or both as one complex number, [batch, length, head_dim / 2].
+Rotary = tuple[torch.Tensor, torch.Tensor] | torch.Tensor
 
 # BLT's hash primes, in its order: function f uses the f-th.
 HASH_PRIMES = (
@@ -84,6 +87,20 @@ class _RootMeanSquare(torch.autograd.Function):
         return torch.addcmul(grad, normed, along, value=-1).mul_(scale), None
 
 
+@functools.cache
+def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype)
+
+
+def root_mean_square(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """`x / rms(x)` over the last dimension, without a gradient: three operators, where torch's takes five on CPUs."""
+    width = x.shape[-1]
+    # sqrt(width) x / sqrt(|x|^2 + width eps)
+    length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), _scalar((width * eps) ** 0.5, x.dtype))
+    return torch.addcdiv(_scalar(0.0, x.dtype), x, length, value=width**0.5)
+
+
 class FBLTRMSNorm(nn.Module):
     def __init__(self, hidden_size: int, eps: float):
         super().__init__()
@@ -91,12 +108,17 @@ class FBLTRMSNorm(nn.Module):
         self.variance_epsilon = eps
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        x = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        if x.device.type == "cpu" and x.requires_grad:
+        wide = hidden.dtype.itemsize >= torch.float32.itemsize
+        x = hidden if wide else hidden.float()
+        if without_gradient(x):
+            if x.device.type != "cpu":
+                return F.rms_norm(hidden, hidden.shape[-1:], self.weight, self.variance_epsilon)
+            normed = root_mean_square(x, self.variance_epsilon)
+        elif x.device.type == "cpu" and x.requires_grad:
             normed = _RootMeanSquare.apply(x, self.variance_epsilon)
         else:
             normed = F.rms_norm(x, x.shape[-1:], eps=self.variance_epsilon)
-        return self.weight * normed.to(hidden.dtype)
+        return self.weight * (normed if wide else normed.to(hidden.dtype))
 
 
 class FBLTRotaryEmbedding(nn.Module):
@@ -129,11 +151,17 @@ class FBLTRotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
-        """`position_ids` `[batch, length]` -> cos, sin `[batch, length, head_dim]` in the dtype of `x`."""
+        """`position_ids` `[batch, length]` -> cos, sin `[batch, length, head_dim]` in the dtype of `x`; without a
+        gradient and where `x` is wide enough, one complex number for both.
+        """
         # Angles in float32 at least: bfloat16 cannot tell neighbouring positions apart beyond 256.
         dtype = torch.promote_types(x.dtype, torch.float32)
-        angles = position_ids[..., None].to(dtype) * self.inv_freq.to(dtype)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        angles = position_ids[..., None] * self.inv_freq.to(dtype)
+        cos, sin = angles.cos(), angles.sin()
+        if self.attention_scaling != 1:
+            cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
+        if x.dtype == dtype and without_gradient(x):
+            return torch.complex(cos, sin)
         # The sign of the quarter turn sits in the sines: (a, b) -> (a cos - b sin, b cos + a sin).
         cos, sin = torch.stack([cos, cos], dim=-1), torch.stack([-sin, sin], dim=-1)
         return as_computed(cos.flatten(-2).to(x.dtype)), as_computed(sin.flatten(-2).to(x.dtype))
@@ -141,9 +169,18 @@ class FBLTRotaryEmbedding(nn.Module):
 
 def rotate(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Rotates interleaved pairs. `x`: `[batch, heads, length, head_dim]`."""
+    if isinstance(rotary, torch.Tensor):
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotary[:, None]).flatten(-2)
     cos, sin = (part[:, None].to(x.dtype) for part in rotary)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(x * cos, swapped, sin)
+
+
+def _take_positions(rotary: Rotary, asked: torch.Tensor) -> Rotary:
+    """Those of the positions `asked` `[batch, queries]`."""
+    if isinstance(rotary, torch.Tensor):
+        return take_columns(rotary, asked)
+    return tuple(take_columns(part, asked) for part in rotary)
 
 
 def eager_attention_forward(
@@ -183,6 +220,7 @@ class FBLTAttention(nn.Module):
         self.k_proj = linear(width, key_heads * self.head_dim)
         self.v_proj = linear(width, key_heads * self.head_dim)
         self.o_proj = linear(heads * self.head_dim, width, config.residual_init_scale)
+        self.heads = (heads, key_heads, key_heads)  # of queries, keys and values
 
     def forward(
         self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext, asked: torch.Tensor | None = None
@@ -195,7 +233,7 @@ class FBLTAttention(nn.Module):
         key = rotate(self._heads(self.k_proj(hidden)), rotary)
         value = self._heads(self.v_proj(hidden))
         if asked is not None:
-            hidden, rotary = take_columns(hidden, asked), tuple(take_columns(part, asked) for part in rotary)
+            hidden, rotary = take_columns(hidden, asked), _take_positions(rotary, asked)
         query = rotate(self._heads(self.q_proj(hidden)), rotary)
         output, weights = context.attend(self, query, key, value)
         return self.o_proj(output.flatten(2)), weights
@@ -240,14 +278,44 @@ class FBLTLayer(GradientCheckpointingLayer):
         self.attention = FBLTAttention(config, layer_idx)
         self.feed_forward_norm = FBLTRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.feed_forward = FBLTFeedForward(config)
+        self.matrices = LayerMatrices()
 
     def forward(
         self, hidden: torch.Tensor, rotary: Rotary, context: AttentionContext, asked: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[batch, length, width]` -> the same; with `asked` `[batch, queries]` the states of these positions only."""
+        matrices = self.matrices.of(self) if asked is None and without_gradient(hidden) else None
+        if matrices is not None:
+            return self._forward_fused(hidden, rotary, context, *matrices)
         attended, weights = self.attention(self.attention_norm(hidden), rotary, context, asked)
         hidden = (hidden if asked is None else take_columns(hidden, asked)) + attended
         return hidden + self.feed_forward(self.feed_forward_norm(hidden)), weights
+
+    def _forward_fused(
+        self,
+        hidden: torch.Tensor,
+        rotary: Rotary,
+        context: AttentionContext,
+        qkv: torch.Tensor,
+        back: torch.Tensor,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[`forward`] in fewer operators, without a gradient; the matrices are those of [`LayerMatrices`]."""
+        batch, length, width = hidden.shape
+        attention = self.attention
+        hidden = hidden.reshape(-1, width)  # products of two dimensions need no further views
+        heads = torch.mm(self.attention_norm(hidden), qkv).view(batch, length, -1, attention.head_dim).transpose(1, 2)
+        turned = heads[:, : attention.heads[0] + attention.heads[1]]  # queries and keys turn together
+        if isinstance(rotary, torch.Tensor):
+            torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rotary[:, None])
+        else:
+            turned.copy_(rotate(turned, rotary))
+        output, weights = context.attend(attention, *heads.split(attention.heads, dim=1))
+        hidden = torch.addmm(hidden, output.reshape(batch * length, -1), back)
+        gate, up = torch.mm(self.feed_forward_norm(hidden), gate_up).chunk(2, dim=-1)
+        hidden = torch.addmm(hidden, F.silu(gate) * up, down)
+        return hidden.view(batch, length, width), weights
 
 
 class FBLTCrossAttention(nn.Module):

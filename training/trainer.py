@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,7 +20,13 @@ from .packing.damaged_lines import DamagedLines, SimilarLengths
 from .running.checkpoints import UNFINISHED, clean, rotate
 from .running.finite import FiniteWatch
 from .running.optimizers import build_optimizer
-from .running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer, separate_parts
+from .running.sharded import (
+    is_sharded,
+    load_sharded_model,
+    load_sharded_optimizer,
+    root_gathered,
+    separate_parts,
+)
 
 SUMS_NAME = "log_sums_{}.pt"  # by process
 
@@ -101,9 +108,11 @@ class FBLTTrainer(RecipeTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         output.metrics[f"{metric_key_prefix}_bits_per_byte"] = output.metrics[f"{metric_key_prefix}_loss"] / math.log(2)
-        # Sharded weights are whole within the forward pass only, which drafting does without.
-        if self.anchors and not self.is_fsdp_enabled:
-            output.metrics.update(draft_metrics(self.model, self.anchors, self.args.eval_batch_size, self.args.seed))
+        if self.anchors:
+            # All processes draft at the same anchors: sharded layers are gathered by calls that all of them make.
+            with root_gathered(self.model) if self.is_fsdp_enabled else nullcontext():
+                drafts = draft_metrics(self.model, self.anchors, self.args.eval_batch_size, self.args.seed)
+            output.metrics.update(drafts)
         return output
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:

@@ -345,7 +345,7 @@ class FBLTModel(FBLTPreTrainedModel):
         rows = RightPadded.of(input_ids, attention_mask)
         if cache is None and (use_cache if use_cache is not None else self._default_use_cache()):
             cache = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
-        starts = None if patch_starts is None else rows.take_starts(patch_starts)
+        starts = None if patch_starts is None else rows.take_starts(patch_starts, cache is None or not cache.max_length)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
         flags = {k: getattr(self.config, k, False) if v is None else v for k, v in flags.items()}
         recorder = None

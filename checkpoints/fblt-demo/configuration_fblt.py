@@ -396,6 +396,25 @@ class FBLTConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.check()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in other configs. `kwargs` change fields, as those of a `from_pretrained` do; the whole is checked then.
+
+        Raises:
+            ValueError: a field that the model cannot express, or a block longer than the weights were trained for.
+        """
+        trained, asked = config_dict.get("block_size"), kwargs.get("block_size")
+        _check(
+            trained is None or not isinstance(asked, int) or asked <= trained,
+            "block_size",
+            asked,
+            f"the weights were trained for blocks of {trained} bytes; to train them for longer ones, load them and set "
+            "`model.config.block_size`",
+        )
+        made = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).check()
+        return made
+
     def check(self) -> None:
         """Raises a ValueError for a field that the model cannot express, in this config or a part of it; the message
         names field, value and remedy.

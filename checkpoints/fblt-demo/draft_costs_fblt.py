@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .cache_fblt import FBLTCache
+from .fields_fblt import is_number
 from .forward_steps_fblt import draft_bytes, feed
 
 CONTEXT, TURNS = 48, 3  # bytes fed before, and measurements of each call, of which the fastest counts
@@ -40,7 +41,7 @@ class DraftCosts:
         """
         costs = dict(cost) if isinstance(cost, Mapping) else {"call": cost}
         names = set(cls.__dataclass_fields__)
-        numbers = all(isinstance(value, (int, float)) and value >= 0 for value in costs.values())
+        numbers = all(is_number(value) and value >= 0 for value in costs.values())
         if "call" not in costs or set(costs) - names or not numbers:
             raise ValueError(
                 f"`draft_cost` is {cost!r}: give `call`, and if you like {sorted(names - {'call'})}, 0 or more, a "

@@ -6,19 +6,13 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from .draft_costs_fblt import DraftCosts
+from .generation_rules_fblt import AUTO, check_settings
 from .lookup_fblt import LONGEST_MATCH
-from .unmasking_fblt import UNMASKING
 
-DECODINGS = ("ar", "blt-s", "blt-d", "blt-dv")
 VERIFIED = ("blt-s", "blt-dv")
 REFINED = ("blt-s", "blt-d", "blt-dv")
-ANCHORS = ("byte", "patch")
-AUTO = "auto"
 NEW_BYTES = 256  # written where no length is given: a paragraph
 LONGEST_DRAFT = 16  # bytes; of drafts whose length is chosen, the longest that the paper tried
-LONGEST_GIVEN = 128  # bytes; of drafts whose length is given
-MOST_PASSES = 16
 AUTO_PASSES = 3  # refinement passes that "auto" chooses among; each later one gains less
 
 
@@ -135,26 +129,11 @@ class DecodingSettings:
         return self.block_width(config)
 
     def _check(self, config: Any) -> None:
-        for name, choices in (("decoding", DECODINGS), ("block_anchor", ANCHORS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}: choose one of {choices}.")
-        if self.unmasking is not None and self.unmasking not in UNMASKING:
-            raise ValueError(f"`unmasking` is {self.unmasking!r}: choose one of {UNMASKING}.")
+        check_settings(vars(self))
         if self.decoding in ("blt-d", "blt-dv"):
             self._check_block(config)
-        length = self.draft_length
-        if self.decoding == "blt-s" and length != AUTO and not _is_count(length, 1, LONGEST_GIVEN):
-            raise ValueError(f"`draft_length` is {length!r}: give 1 to {LONGEST_GIVEN} bytes, or 'auto'.")
         self._check_refinement()
         self._check_lookup()
-        for name in ("confidence_threshold", "draft_confidence"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"`{name}` is {value}: give a probability.")
-        if self.entropy_bound < 0:
-            raise ValueError(f"`entropy_bound` is {self.entropy_bound}: give nats, 0 or more.")
-        if self.draft_cost is not None:
-            DraftCosts.given(self.draft_cost)
         if self.close_patch and self.decoding != "blt-d":
             raise ValueError(
                 "`close_patch` belongs to `decoding='blt-d'`: verification needs the true patch boundaries."
@@ -165,8 +144,6 @@ class DecodingSettings:
 
     def _check_refinement(self) -> None:
         steps = self.refine_steps
-        if steps != AUTO and not _is_count(steps, 0, MOST_PASSES):
-            raise ValueError(f"`refine_steps` is {steps!r}: give 0 to {MOST_PASSES} passes, or 'auto'.")
         if steps == AUTO and self.decoding == "blt-d":
             raise ValueError(
                 "`refine_steps` is 'auto' with `decoding='blt-d'`: it is chosen from acceptance, and only verified "
@@ -179,10 +156,6 @@ class DecodingSettings:
             )
 
     def _check_lookup(self) -> None:
-        for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"):
-            value = getattr(self, name)
-            if value is not None and not _is_count(value, 1, LONGEST_GIVEN):
-                raise ValueError(f"`{name}` is {value!r}: give 1 to {LONGEST_GIVEN} bytes, or None.")
         if self.prompt_lookup_num_tokens is not None and self.decoding == "blt-d":
             raise ValueError(
                 "`prompt_lookup_num_tokens` is given with `decoding='blt-d'`, which verifies nothing: it would copy "
@@ -207,15 +180,11 @@ class DecodingSettings:
                     "`block_size` is 'auto' with `decoding='blt-d'`: it is chosen from acceptance, and only "
                     "'blt-dv' rejects anything; give a number."
                 )
-        elif self.block_size is not None and not (isinstance(self.block_size, int) and 2 <= self.block_size <= trained):
+        elif self.block_size is not None and self.block_size > trained:
             raise ValueError(
                 f"`block_size` is {self.block_size!r}: this checkpoint was trained for blocks of {trained} bytes; "
                 f"give 2 .. {trained}, or 'auto' (blt-dv)."
             )
-
-
-def _is_count(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 class FBLTGenerationConfig(GenerationConfig):

@@ -25,6 +25,8 @@ Where an iteration waits for the device, once each:
 The loop copies nothing to the device.
 """
 
+import functools
+import inspect
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,8 +45,10 @@ from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
 from .generation_config_fblt import NEW_BYTES, DecodingSettings, FBLTGenerationConfig
+from .generation_rules_fblt import check_generation_config, check_objects, check_settings
 from .generation_state_fblt import GenerationState
 from .input_checks_fblt import check_cache, check_continues, check_input
+from .joined_maps_fblt import join_maps
 from .padding_fblt import RightPadded
 from .processors_fblt import argument_of, dead_ends, is_pure
 from .stepwise_fblt import step_by_step
@@ -53,6 +57,7 @@ from .utf8_fblt import FBLTUTF8LogitsProcessor, open_bytes
 
 logger = logging.get_logger(__name__)
 
+_SIGNATURE = inspect.signature(GenerationMixin.generate)
 # What plain decoding alone can give: its steps are whole forward calls.
 STEPWISE = ("output_attentions", "output_hidden_states")
 
@@ -93,21 +98,33 @@ class FBLTGenerationMixin(GenerationMixin):
     so it is left to callers that are alone in theirs: `with torch.backends.mkldnn.flags(enabled=False)`.
     """
 
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args, **kwargs):
+        # Raises a TypeError or a ValueError for an argument that FBLT cannot use, before transformers looks at any.
+        given = _SIGNATURE.bind(self, *args, **kwargs).arguments | kwargs
+        check_objects(given)
+        if given.get("negative_prompt_ids") is not None:
+            check_input(self.config.vocab_size, given["negative_prompt_ids"], name="negative_prompt_ids")
+        return super().generate(*args, **kwargs)
+
     def _prepare_generation_config(self, generation_config, **kwargs):
         # generate takes an argument only if the model's config has its name, which one that was made by hand, or saved
         # before there was such a setting, has not.
         for name, value in vars(FBLTGenerationConfig.settings_for(self.config)).items():
             if not hasattr(self.generation_config, name):
                 setattr(self.generation_config, name, value)
+        check_generation_config(generation_config)
+        check_settings(kwargs)
         own_length = _counts_columns(kwargs, generation_config, self.generation_config)
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         if own_length:
             prepared.max_new_tokens = None
+        check_generation_config(prepared)
+        DecodingSettings.of(prepared, self.config)
         return prepared, model_kwargs
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
         others = [n for n in ("use_mtp", "assistant_early_exit") if getattr(generation_config, n, None)]
-        others += ["assistant_model"] if generation_mode_kwargs.get("assistant_model") is not None else []
         if others:
             raise ValueError(
                 f"`{others[0]}` is not supported: FBLT drafts and verifies by itself; choose decoding='blt-dv' or "
@@ -208,6 +225,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 streamer=streamer,
                 **model_kwargs,
             )
+        join_maps(self)
         returns_dict = generation_config.return_dict_in_generate
         state = GenerationState(
             self,

@@ -18,7 +18,7 @@ from .configuration_fblt import MASK_ID
 from .padding_fblt import RightPadded, check_shapes
 
 # Arguments of `forward` that `generate` would hand on to nobody.
-_NOT_GENERATED_WITH = ("labels", "shift_labels", "patch_starts", "num_items_in_batch")
+_NOT_GENERATED_WITH = ("labels", "shift_labels", "patch_starts", "num_items_in_batch", "logits_to_keep")
 # Keywords that transformers hands to any model and that FBLT does something with. The others of transformers' describe
 # packed rows, experts or attention both ways.
 _TAKEN = {"output_hidden_states", "output_attentions", "num_items_in_batch", "shift_labels", "return_dict"}
@@ -44,8 +44,9 @@ def check_input(
     attention_mask: Any = None,
     labels: Any = None,
     shift_labels: Any = None,
+    name: str = "input_ids",
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Ids and labels of a call, checked.
+    """Ids and labels of a call, checked. Messages call the ids `name`.
 
     Returns:
         `input_ids` `[batch, n]` as int64, and whichever labels were given, as int64.
@@ -54,19 +55,19 @@ def check_input(
         TypeError: not tensors of integers.
         ValueError: another shape, or a value out of range. The message names the argument and the remedy.
     """
-    ids = whole_numbers("input_ids", input_ids, "[batch, n]")
+    ids = whole_numbers(name, input_ids, "[batch, n]")
     if attention_mask is not None and not isinstance(attention_mask, torch.Tensor):
         kind = type(attention_mask).__name__
         raise TypeError(f"`attention_mask` is a {kind}: give a tensor of 0 and 1, [batch, n], or None.")
     check_shapes(ids, attention_mask)
     if labels is not None and shift_labels is not None:
         raise ValueError("`labels` and `shift_labels` are both given: they are two forms of one thing; give one.")
-    name, given = ("labels", labels) if shift_labels is None else ("shift_labels", shift_labels)
+    kind, given = ("labels", labels) if shift_labels is None else ("shift_labels", shift_labels)
     if given is not None:
-        given = whole_numbers(name, given, "[batch, n] as `input_ids`")
+        given = whole_numbers(kind, given, "[batch, n] as `input_ids`")
         if given.shape != ids.shape:
             raise ValueError(
-                f"`{name}` has shape {tuple(given.shape)}: give one label per byte, {tuple(ids.shape)} as `input_ids`; "
+                f"`{kind}` has shape {tuple(given.shape)}: give one label per byte, {tuple(ids.shape)} as `input_ids`; "
                 f"{IGNORED} for bytes without a loss."
             )
     if ids.is_meta:
@@ -80,12 +81,12 @@ def check_input(
     least, most, *others = torch.stack([value.to(ids.device) for value in asked]).tolist()
     if least < 0 or most >= vocab_size:
         raise ValueError(
-            f"`input_ids` has ids from {least} to {most}: give 0 <= id < {vocab_size}; byte b is id b + 4, and padding "
+            f"`{name}` has ids from {least} to {most}: give 0 <= id < {vocab_size}; byte b is id b + 4, and padding "
             "is 0 with an `attention_mask` of 0."
         )
     if given is not None and (others[0] < 0 or others[1] >= MASK_ID):
         raise ValueError(
-            f"`{name}` has values from {others[0]} to {others[1]}: give ids that can be predicted, 0 <= id < "
+            f"`{kind}` has values from {others[0]} to {others[1]}: give ids that can be predicted, 0 <= id < "
             f"{MASK_ID}, or {IGNORED} for bytes without a loss."
         )
     if attention_mask is not None and attention_mask.dtype != torch.bool and others[-1]:
@@ -113,7 +114,7 @@ def check_cache(config: Any, cache: Any, rows: int) -> None:
 def check_continues(rows: RightPadded, cache: FBLTCache | None) -> None:
     """Raises a ValueError for rows without a byte, and for rows that do not go on from what a cache holds."""
     if int(rows.lengths.min()) == 0:
-        raise ValueError("`input_ids` has a row without any byte: start it with `<s>` (id 1).")
+        raise ValueError("`input_ids` has a row without any byte, by its `attention_mask`: start it with `<s>` (id 1).")
     if cache is None or cache.max_length == 0:
         return
     if bool((cache.lengths >= rows.lengths).any()):

@@ -221,7 +221,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         model, config = self.model, self.config
         targets = next_byte_targets(rows, labels, shift_labels)
         chunk = model.begin_chunk(rows.ids, rows.lengths, None)
-        model.segment(chunk, None if starts is None else rows.take_starts(starts))
+        model.segment(chunk, None if starts is None else rows.take_starts(starts, begins=True))
         states = model.encode(chunk)
         latents = model.compress(chunk, states)
         blocks = build_blocks(

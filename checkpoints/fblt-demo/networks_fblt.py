@@ -32,6 +32,7 @@ from .layers_fblt import (
     embedding,
     linear,
 )
+from .loading_fblt import check_loaded
 from .masks_fblt import windowed_causal
 
 if TYPE_CHECKING:
@@ -51,6 +52,27 @@ class FBLTPreTrainedModel(PreTrainedModel):
     # Attention has windows and documents, which context parallelism cannot express.
     _supports_context_parallel = False
     _skip_keys_device_placement = [OLD_NAME, NEW_NAME]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in other models; but weights that are not those of the config are refused.
+
+        Raises:
+            ValueError: weights are missing, or layers would be left out, or have other shapes.
+        """
+        source = pretrained_model_name_or_path
+        try:
+            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise ValueError(
+                f"`pretrained_model_name_or_path` {str(source)!r} has weights of other shapes than its config says: "
+                f"give the config that they were saved with. {error}"
+            ) from error
+        if not getattr(model, "_hf_peft_config_loaded", False):  # then the report is of the adapter
+            check_loaded(model, source, set(info["missing_keys"]), set(info["unexpected_keys"]))
+        return (model, info) if output_loading_info else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

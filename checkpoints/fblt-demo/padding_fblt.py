@@ -81,13 +81,28 @@ class RightPadded:
         values = take_columns(values, self.positions)
         return values.masked_fill(padding.view(*padding.shape, *[1] * (values.dim() - 2)), 0)
 
-    def take_starts(self, starts: torch.Tensor) -> torch.Tensor:
+    def take_starts(self, starts: torch.Tensor, begins: bool) -> torch.Tensor:
         """As [`take`], for patch starts `[batch, n + 1]`, whose last entry is that of the next byte.
 
+        Args:
+            begins: whether rows begin with these bytes.
+
         Raises:
-            ValueError: they are no booleans of this shape.
+            TypeError: they are no tensor.
+            ValueError: they are no booleans of this shape, or a row does not begin with two starts.
         """
+        moved = self._moved_starts(starts)
+        if begins and not moved.is_meta and not bool((moved[:, :2].all(1) | (self.lengths == 0)).all()):
+            raise ValueError(
+                "`patch_starts` has rows that do not begin with True, True: the first two bytes of a row start "
+                "patches, as the first has no latent to read before it is a patch of its own."
+            )
+        return moved
+
+    def _moved_starts(self, starts: torch.Tensor) -> torch.Tensor:
         batch, n = self.ids.shape
+        if not isinstance(starts, torch.Tensor):
+            raise TypeError(f"`patch_starts` is a {type(starts).__name__}: give booleans of shape {(batch, n + 1)}.")
         if starts.dtype != torch.bool or tuple(starts.shape) != (batch, n + 1):
             raise ValueError(
                 f"`patch_starts` has dtype {starts.dtype} and shape {tuple(starts.shape)}: give booleans of shape "

@@ -8,10 +8,12 @@ import pytest
 import torch
 from fblt.benchmarks import decoding, geometry, replay, scaling
 from fblt.benchmarks.continuing import Prefix
+from fblt.benchmarks.decoding_modes import ANY_MODEL, SAMPLED, WITH_BLOCKS, WITH_HEAD, modes_of
 from fblt.benchmarks.profiling import profile_generation
 from fblt.benchmarks.random_models import geometry_tiny, random_model, random_prompt
 from fblt.benchmarks.variants import build_variant
 
+from modeling_fblt import FBLTForCausalLM
 from tests.cli import succeed
 
 PAPER_RESULTS = Path(__file__).resolve().parents[3] / "shared" / "reference" / "paper_results.csv"
@@ -157,24 +159,49 @@ def test_replay_refuses_tables_without_plain_decoding(tmp_path):
 def test_decoding(tmp_path, checkpoint):
     results = run(decoding, tmp_path, "--model", checkpoint, "--data", str(tmp_path / "none"))
     assert results["source"] == "bundled"
-    assert set(results["modes"]) == {*decoding.ANY_MODEL, *decoding.WITH_BLOCKS, "transformers"}
+    greedy = {*ANY_MODEL, *WITH_BLOCKS}
+    sampled = {f"{name} at {temperature}" for name in greedy & set(SAMPLED) for temperature in (0.7, 1.0)}
+    assert set(results["modes"]) == {*greedy, *sampled, "transformers"}
     for name, same in results["equality"].items():
         assert same["equal"] == same["prompts"] or all(d["near_tie"] for d in same["differences"]), name
-    assert set(results["equality"]) == {n for n in results["modes"] if n.startswith(("blt-s", "blt-dv"))}
+    verified = {name for name in greedy if name.startswith(("blt-s", "blt-dv"))} | {"ar, lookup"}
+    assert set(results["equality"]) == verified
+    assert results["modes"]["blt-s 8 at 0.7"]["settings"]["temperature"] == 0.7
     one, two = (
         results["modes"][name]["global_calls_per_iteration"] for name in ("blt-dv one-step", "blt-dv two calls")
     )
     assert one <= 1 < two
 
 
+def test_modes_are_those_that_a_model_serves_and_a_user_asks_for(checkpoint):
+    model = FBLTForCausalLM.from_pretrained(checkpoint)
+    assert not any("head" in name for name in modes_of(model))
+    model.add_draft_head(hidden_size=4)
+    modes = modes_of(model)
+    assert {*WITH_HEAD} < {*modes} and {f"{name} at 1.0" for name in SAMPLED} < {*modes}
+    chosen = modes_of(model, ["blt-dv head*at 0.7", "blt-s 4"])
+    assert {"ar", "ar at 0.7", "blt-s 4", "blt-dv head, 1 pass at 0.7"} < set(chosen) < set(modes)
+    assert "ar at 1.0" not in chosen and chosen == {name: modes[name] for name in chosen}
+    with pytest.raises(ValueError, match="--only 'blt-x': fits none of ar, "):
+        modes_of(model, ["blt-x"])
+
+
 def test_decoding_figures_by_hand():
     calls = {"patcher": 8, "encoder": 8, "global": 4, "decoder": 10}
     plain = {"seconds": 4.0, "bytes": 8, "calls": calls, "iterations": 8, "drafted": 0, "accepted": 0}
     fast = plain | {"seconds": 1.0, "iterations": 2, "drafted": 8, "accepted": 6}
-    runs = {"ar": [plain] * 3, "blt-s": [fast] * 3, "transformers": [{"seconds": 8.0, "bytes": 2}] * 3}
+    slow = plain | {"seconds": 2.0}
+    runs = {
+        "ar": [plain] * 3,
+        "blt-s": [fast] * 3,
+        "ar at 0.7": [slow] * 3,
+        "blt-s at 0.7": [fast] * 3,
+        "transformers": [{"seconds": 8.0, "bytes": 2}] * 3,
+    }
     parameters = {"patcher": 0, "encoder": 0, "global": 10**6, "decoder": 10**6}
     figures = decoding.combine(runs, {}, parameters)
     assert figures["blt-s"]["speed_to_ar"] == 4.0
+    assert figures["blt-s at 0.7"]["speed_to_ar"] == 2.0  # of plain decoding at that temperature
     assert figures["transformers"]["speed_to_ar"] == 0.125
     assert (figures["blt-s"]["bytes_per_iteration"], figures["blt-s"]["acceptance"]) == (4.0, 0.75)
     assert figures["ar"]["traffic_mb_per_byte"] == pytest.approx(2 * 14 / 8)

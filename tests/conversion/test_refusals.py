@@ -4,6 +4,7 @@
 import json
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -169,8 +170,38 @@ def test_a_model_field_is_refused(field, training):
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("dim_global", None, "global_config.hidden_size is missing"),
+        ("n_layers_local_decoder", None, "decoder_config.num_hidden_layers is missing"),
+        ("norm_eps", "x", "rms_norm_eps is 'x'"),
+        ("norm_eps", -1, "rms_norm_eps is -1"),
+        ("norm_eps", float("nan"), "rms_norm_eps is nan"),
+        ("rope_theta", True, "rope_theta"),
+        ("local_attention_window_len", -1, "sliding_window is -1"),
+        ("n_kv_heads", "x", "num_key_value_heads is 'x'"),
+        ("n_heads_global", True, "num_attention_heads is True"),
+        ("cross_attn_nheads", 2.5, "cross_attn_num_heads is 2.5"),
+        ("encoder_hash_byte_group_size", "3,x", "encoder_hash_byte_group_size"),
+        ("encoder_hash_byte_group_nb_functions", None, "hash functions is None"),
+    ],
+)
+def test_a_model_field_that_is_no_number_is_refused_by_name(field, value, named, training):
+    write_json(training / "params.json", {"model": MODEL | {field: value}, "data": {"patcher_args": PATCHING}})
+    refused(training, ConfigError, named)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
-    [("monotonicity", True), ("threshold_add", 0.2), ("patching_mode", "space"), ("threshold", None)],
+    [
+        ("threshold", float("nan")),
+        ("threshold", float("inf")),
+        ("threshold", "x"),
+        ("monotonicity", True),
+        ("threshold_add", 0.2),
+        ("patching_mode", "space"),
+        ("threshold", None),
+    ],
 )
 def test_a_patching_field_is_refused_by_name(field, value, training):
     write_json(training / "params.json", {"model": MODEL, "data": {"patcher_args": PATCHING | {field: value}}})
@@ -231,6 +262,29 @@ def test_a_pickle_that_runs_code_is_refused(training, tmp_path):
 def test_a_pickle_without_tensors_is_refused(content, training):
     torch.save(content, training / "consolidated.pth")
     refused(training, ReadingError, "consolidated.pth")
+
+
+def test_a_pickle_whose_keys_are_numbers_is_refused(training):
+    change_state(training / "consolidated.pth", lambda state: state.update({7: torch.ones(2)}))
+    refused(training, ReadingError, "a tensor under 7")
+
+
+def test_a_compressed_pickle_is_refused_with_the_remedy(training):
+    file = training / "consolidated.pth"
+    with zipfile.ZipFile(file) as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in members.items():
+            target.writestr(name, content)
+    refused(training, ReadingError, "is compressed: load it and save it again")
+
+
+def test_a_flipped_bit_in_a_pickle_is_noticed(training):
+    file = training / "consolidated.pth"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4  # amid the values of a weight
+    file.write_bytes(content)
+    refused(training, ReadingError, "is damaged: .* is not what its checksum says")
 
 
 @pytest.mark.parametrize("name", ["training/consolidated.pth", "hub/model.safetensors"])

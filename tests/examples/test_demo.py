@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,24 +64,60 @@ def table_row(output: str, label: str) -> list[str]:
 # --- the whole demo ---
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr(demo.os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(demo.torch, "get_num_threads", lambda: 1)
+
+
 def test_plain_output(checkpoint):
-    prompts = ["--prompt", "def f():\n    return", "--prompt", "é"]
+    prompts = ["--prompt", "def f():\n    return", "--prompt", "é", "--temperature", "0"]
     output = succeed(demo.main, "--model", checkpoint, *prompts, "--max-new-bytes", "20")
+    assert "busy" not in output
     assert not ESCAPES.search(output)
     assert max(map(cell_len, output.splitlines())) < 100
     assert table_row(output, "bytes written") == ["40"] * 4
-    assert table_row(output, "same bytes as ar") == ["-", "yes", table_row(output, "same bytes as ar")[2], "yes"]
+    assert table_row(output, "same bytes as ar") == ["-", "yes", "yes", table_row(output, "same bytes as ar")[3]]
     assert table_row(output, "decoder calls per byte")[0] == "1.000"
     assert table_row(output, "traffic per byte, of ar's")[0] == "100%"
     assert table_row(output, "  with the patcher, of ar's")[0] == "100%"
     assert table_row(output, "  times ar's")[0] == "1.00x"
-    assert table_row(output, "drafted bytes kept")[2] == "unchecked"
+    assert table_row(output, "drafted bytes kept")[3] == "unchecked"
     assert all(float(cell) > 0 for cell in table_row(output, "bytes per second"))
+
+
+def test_text_is_sampled_from_a_seed_and_blt_d_comes_last(checkpoint):
+    def written(*arguments: str) -> str:
+        output = succeed(demo.main, "--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "24", *arguments)
+        assert output.index("ar: one") < output.index("blt-s: ") < output.index("blt-dv: ") < output.index("blt-d: ")
+        return output[: output.index("bytes written")]
+
+    first = written()
+    assert first == written("--seed", "0", "--temperature", "0.7") != written("--seed", "1")
+    assert first != written("--temperature", "0")
+    output = succeed(demo.main, "--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4")
+    assert "sampled at temperature 0.7 from seed 0" in " ".join(output.split())
+    assert "same bytes as ar" not in output
+
+
+def test_threads_are_taken_and_a_busy_machine_is_told(checkpoint, monkeypatch):
+    threads = []
+    monkeypatch.setattr(demo.torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(demo.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decoding", "ar"]
+    assert "busy" not in succeed(demo.main, *arguments, "--threads", "1")
+    assert threads == [1]
+    monkeypatch.setattr(demo.os, "getloadavg", lambda: (1.7, 0.0, 0.0), raising=False)
+    told = " ".join(succeed(demo.main, *arguments).split())
+    assert "This machine is busy (load 1.7 and 1 of torch's threads on 2 cores): speeds mean little" in told
+    assert demo.busy(2) is not None
+    monkeypatch.setattr(demo.os, "getloadavg", lambda: (0.4, 0.0, 0.0), raising=False)
+    assert demo.busy(2) is None and demo.busy(3) is not None
 
 
 def test_one_decoding_and_patches(checkpoint):
     arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decoding", "blt-s"]
-    output = succeed(demo.main, *arguments, "--show-patches")
+    output = succeed(demo.main, *arguments, "--show-patches", "--temperature", "0")
     assert "    |a" in output
     assert table_row(output, "same bytes as ar") == ["-"]
     assert table_row(output, "traffic per byte, of ar's") == ["-"]
@@ -89,7 +126,7 @@ def test_one_decoding_and_patches(checkpoint):
 def test_checkpoint_without_blocks(tmp_path):
     plain = save_checkpoint(tmp_path, block_size=None)
     output = succeed(demo.main, "--model", plain, "--prompt", "ab", "--max-new-bytes", "3")
-    assert "Without blt-d, blt-dv" in output
+    assert "Without blt-dv, blt-d" in output
     assert table_row(output, "bytes written") == ["3", "3"]
 
 
@@ -118,6 +155,8 @@ def test_picture(checkpoint, tmp_path):
         (["--model", "nowhere"], "`--model` is 'nowhere'"),
         (["--max-new-bytes", "0"], "--max-new-bytes"),
         (["--decoding", "fast"], "--decoding"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--threads", "0"], "--threads"),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -240,4 +279,5 @@ def test_unequal_verified_decoding_is_explained():
     tallies = {"ar": demo.Tally(written=[[5], [6]]), "blt-dv": demo.Tally(written=[[5], [7]])}
     assert demo.compare(tallies["blt-dv"], tallies["ar"]) == "1 of 2"
     parameters = dict.fromkeys(("patcher", "encoder", "global", "decoder"), 1)
-    assert demo.notes(tallies, parameters)[-1].startswith("blt-dv: a verified decoding can differ")
+    options = SimpleNamespace(temperature=0.0, seed=0)
+    assert demo.notes(tallies, parameters, options)[-1].startswith("blt-dv: a verified decoding can differ")

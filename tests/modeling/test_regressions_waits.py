@@ -5,11 +5,9 @@ On a CPU nothing waits, so what would wait elsewhere is counted: values read by 
 and constants copied from the host.
 """
 
-from collections import Counter
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from fblt.benchmarks.operators import LOOP, CountLaunches
 
 from modeling_fblt.generation_state_fblt import GenerationState
 from modeling_fblt.layers_fblt import HASH_PRIMES
@@ -17,47 +15,20 @@ from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from tests.modeling.naive_decoding import ALL, NEVER, left_padded, prompts, shared_model
 from tests.modeling.tiny import BLOCK, tiny_config
 
-READS = {"aten._local_scalar_dense", "aten.nonzero", "aten._unique2", "aten.masked_select", "aten.is_nonzero"}
-
-
-class Waits(TorchDispatchMode):
-    """Counts, by kind, what would wait for a device: `found`."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = str(func).rsplit(".", 1)[0]
-        if name in READS:
-            self.found[name] += 1
-        if name == "aten.lift_fresh":
-            self.found["constant"] += 1
-        indices = args[1] if name in ("aten.index", "aten.index_put_", "aten.index_put") else ()
-        if any(i is not None and i.dtype == torch.bool for i in indices):
-            self.found["boolean index"] += 1
-        return func(*args, **(kwargs or {}))
-
 
 @pytest.fixture
 def rounds(monkeypatch):
     """Waits of each round of the loop, by kind, of the calls of a test."""
-    seen, waits = [], Waits()
-    has_ended, tolist = GenerationState.has_ended, torch.Tensor.tolist
-
-    def counted(self):
-        waits.found["list"] += 1
-        return tolist(self)
+    seen, launches = [], CountLaunches()
+    has_ended = GenerationState.has_ended
 
     def at_the_end(self, ended):
         verdict = has_ended(self, ended)
-        seen.append(waits.found)
-        waits.found = Counter()
+        seen.append(launches.take()[LOOP].waits)
         return verdict
 
-    monkeypatch.setattr(torch.Tensor, "tolist", counted)
     monkeypatch.setattr(GenerationState, "has_ended", at_the_end)
-    with waits:
+    with launches:
         yield seen
 
 

@@ -3,7 +3,8 @@
 
 A tiny model over an alphabet of three bytes: the probability of every text of a few bytes is known exactly, from full
 passes without a cache, and 5,000 sampled texts (20,000 in the long form) are held against them by a chi-square test
-with a fixed seed.
+with a fixed seed. They are drawn in one batch from the smallest networks there can be: what is tested are rules, and
+5,000 rows of anything larger take minutes in all.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from modeling_fblt.drafters_fblt import BlockFiller
 from modeling_fblt.lookup_fblt import with_copies
 from modeling_fblt.verification_fblt import accept_sampled
 from tests.modeling.naive_decoding import NEVER
-from tests.modeling.tiny import random_rows, tiny_model
+from tests.modeling.tiny import DECODER_WINDOW, ENCODER_WINDOW, PATCHER_WINDOW, random_rows, tiny_model
 from tests.thorough import cases
 
 ALPHABET = (70, 80, 90)
@@ -34,24 +35,26 @@ NEW, DRAWS, BATCH = 4, cases(5_000, 20_000), 5_000
 SUPPRESSED = [i for i in range(VOCAB_SIZE) if i not in ALPHABET]
 # 99.99 % quantile of chi-square with 80 degrees of freedom (3^4 texts) is 135.8; the seed is fixed.
 LIMIT = 135.8
+# Confidences that about half of these models' drafted bytes reach, so that drafts take steps and end early.
+SURE, SURE_AT_PATCH, SURE_HEAD = 0.66, 0.6, 0.8
+THRESHOLDS = {SURE, SURE_AT_PATCH, SURE_HEAD}
 WARPERS = {
     "plain": ({}, []),
-    "cold": ({"temperature": 0.6}, [TemperatureLogitsWarper(0.6)]),
-    "penalised nucleus": (
-        {"repetition_penalty": 1.8, "top_p": 0.9},
-        [RepetitionPenaltyLogitsProcessor(1.8), TopPLogitsWarper(0.9)],
+    "hot, penalised nucleus": (
+        {"temperature": 1.3, "repetition_penalty": 1.8, "top_p": 0.9},
+        [RepetitionPenaltyLogitsProcessor(1.8), TemperatureLogitsWarper(1.3), TopPLogitsWarper(0.9)],
     ),
 }
 MODES = {
     "ar": {"decoding": "ar"},
     "blt-s": {"decoding": "blt-s", "draft_length": 3},
-    "blt-s sure": {"decoding": "blt-s", "draft_length": 3, "draft_confidence": 0.45},
+    "blt-s sure": {"decoding": "blt-s", "draft_length": 3, "draft_confidence": SURE},
     "blt-s two passes": {"decoding": "blt-s", "draft_length": 2, "paper_passes": True},
     "blt-dv one step": {"decoding": "blt-dv", "unmasking": "one_step"},
-    "blt-dv in steps": {"decoding": "blt-dv", "unmasking": "confidence", "confidence_threshold": 0.5},
-    "blt-dv at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.4},
+    "blt-dv in steps": {"decoding": "blt-dv", "unmasking": "confidence", "confidence_threshold": SURE},
+    "blt-dv at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": SURE_AT_PATCH},
     "blt-dv auto": {"decoding": "blt-dv", "block_size": "auto", "draft_cost": 0.3},
-    "blt-dv sequential, no head": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": 0.5},
+    "blt-dv sequential, no head": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": SURE},
     "blt-s passes": {"decoding": "blt-s", "draft_length": 3, "refine_steps": 2},
     "blt-s passes auto": {"decoding": "blt-s", "draft_length": "auto", "refine_steps": "auto", "draft_cost": 0.3},
     "blt-dv pass": {"decoding": "blt-dv", "refine_steps": 1},
@@ -59,13 +62,13 @@ MODES = {
         "decoding": "blt-dv",
         "refine_steps": 1,
         "unmasking": "confidence",
-        "confidence_threshold": 0.5,
+        "confidence_threshold": SURE,
     },
     "blt-dv passes at the patch": {
         "decoding": "blt-dv",
         "refine_steps": 3,
         "block_anchor": "patch",
-        "draft_confidence": 0.4,
+        "draft_confidence": SURE_AT_PATCH,
     },
     "lookup": {"decoding": "ar", "prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
     "lookup beside blocks": {
@@ -82,32 +85,42 @@ MODES = {
 }
 HEAD_MODES = {
     "head, one step": {"decoding": "blt-dv"},
-    "head, sequential": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": 0.55},
-    "head, at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": 0.45},
+    "head, sequential": {"decoding": "blt-dv", "unmasking": "sequential", "confidence_threshold": SURE_HEAD},
+    "head, at the patch": {"decoding": "blt-dv", "block_anchor": "patch", "draft_confidence": SURE_HEAD},
     "head, two passes": {"decoding": "blt-dv", "paper_passes": True},
     "head, refined": {"decoding": "blt-dv", "refine_steps": 1},
     "head, refined in steps": {
         "decoding": "blt-dv",
         "refine_steps": 1,
         "unmasking": "sequential",
-        "confidence_threshold": 0.55,
+        "confidence_threshold": SURE_HEAD,
         "block_anchor": "patch",
     },
 }
 
 
-@functools.cache
-def model():
-    lm = tiny_model(seed=11, dtype=torch.float32).requires_grad_(False)
+def tiniest_model():
+    network = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    lm = tiny_model(
+        seed=11,
+        dtype=torch.float32,
+        patcher_config={**network, "sliding_window": PATCHER_WINDOW},
+        encoder_config={**network, "sliding_window": ENCODER_WINDOW, "hash_vocab_size": 61, "hash_functions": 1},
+        global_config=network,
+        decoder_config={**network, "sliding_window": DECODER_WINDOW},
+    )
+    lm.requires_grad_(False)
     lm.lm_head.weight.mul_(6)  # far from uniform
     return lm
+
+
+model = functools.cache(tiniest_model)
 
 
 @functools.cache
 def model_with_head():
     """The same model, whose drafts a random head makes depend on each other."""
-    lm = tiny_model(seed=11, dtype=torch.float32).requires_grad_(False)
-    lm.lm_head.weight.mul_(6)
+    lm = tiniest_model()
     lm.add_draft_head(hidden_size=12)
     torch.manual_seed(1)
     for weight in lm.draft_head.parameters():
@@ -117,7 +130,7 @@ def model_with_head():
 
 def prompt() -> torch.Tensor:
     """Random bytes, then some of the alphabet, so that what is written has stood there before, or has not."""
-    return torch.cat([random_rows(1, 9, seed=4), torch.tensor([[80, 80, 90, 70, 80]])], dim=1)
+    return torch.cat([random_rows(1, 3, seed=4), torch.tensor([[80, 80, 90, 70, 80]])], dim=1)
 
 
 @functools.cache
@@ -173,6 +186,28 @@ def test_the_law_is_one_that_differs_from_the_drafts():
     assert abs(float(law.sum()) - 1) < 1e-6 and float(law.max()) < 0.5 and int((law * 5_000 > 5).sum()) > 20
 
 
+def written(mode: str, **changes):
+    """A few hundred texts with their counters."""
+    lm = model_with_head() if mode in HEAD_MODES else model()
+    settings = {**MODES, **HEAD_MODES}[mode] | changes | {"suppress_tokens": SUPPRESSED, "eos_token_id": NEVER}
+    torch.manual_seed(0)
+    return lm.generate(
+        prompt(), max_new_tokens=NEW, do_sample=True, num_return_sequences=300, return_dict_in_generate=True, **settings
+    )
+
+
+@pytest.mark.parametrize(
+    "mode", [name for name, mode in {**MODES, **HEAD_MODES}.items() if THRESHOLDS & set(mode.values())]
+)
+def test_the_thresholds_of_these_modes_matter(mode):
+    """Some bytes reach them, others do not."""
+    name, threshold = next(pair for pair in {**MODES, **HEAD_MODES}[mode].items() if pair[1] in THRESHOLDS)
+    # The higher the threshold, the more steps a block takes, or the fewer bytes of a draft are left.
+    count = "drafted" if name == "draft_confidence" else "decoder_nfe"
+    found = [int(getattr(written(mode, **{name: value}), count).sum()) for value in (0.0, threshold, 1.0)]
+    assert found == sorted(found, reverse=name == "draft_confidence") and len(set(found)) == 3
+
+
 @pytest.mark.parametrize("mode", [*MODES, *HEAD_MODES])
 @pytest.mark.parametrize("warpers", WARPERS)
 def test_texts_are_distributed_as_plain_sampling_has_them(warpers, mode):
@@ -201,7 +236,7 @@ def accept_as_certain_always(draft, lengths, target, proposal, uniform):
 )
 def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
     monkeypatch.setattr(byte_choice_fblt, "accept_sampled", rule)
-    assert chi_square("plain", mode, draws=20_000) > LIMIT
+    assert chi_square("plain", mode) > LIMIT
 
 
 @pytest.mark.parametrize("mode", ["head, one step", "head, sequential"])
@@ -214,7 +249,7 @@ def test_proposals_of_the_block_alone_are_found_out(monkeypatch, mode):
         return byte, corrected, state.choose.in_block(state, logits)
 
     monkeypatch.setattr(BlockFiller, "_from_left", judged_without)
-    assert chi_square("plain", mode, draws=20_000) > LIMIT
+    assert chi_square("plain", mode) > LIMIT
 
 
 verify = ByteChoice.verify
@@ -240,16 +275,17 @@ def copies_judged_as_drawn(draft, copies, lengths):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "rule", "mode"),
+    ("owner", "name", "rule", "mode", "draws"),
     [
-        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes"),
-        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch"),
-        (drafters_fblt, "with_copies", copies_judged_as_drawn, "lookup beside blocks"),
+        # These shift the law by little.
+        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes", 20_000),
+        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch", 20_000),
+        (drafters_fblt, "with_copies", copies_judged_as_drawn, "lookup beside blocks", 5_000),
     ],
 )
-def test_a_draft_judged_in_the_wrong_way_is_found_out(monkeypatch, owner, name, rule, mode):
+def test_a_draft_judged_in_the_wrong_way_is_found_out(monkeypatch, owner, name, rule, mode, draws):
     monkeypatch.setattr(owner, name, rule)
-    assert chi_square("plain", mode, draws=20_000) > LIMIT
+    assert chi_square("plain", mode, draws=draws) > LIMIT
 
 
 @pytest.mark.parametrize("anchor", ["byte", "patch"])

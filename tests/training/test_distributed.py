@@ -4,8 +4,12 @@ Which bytes of a block are masked is random and drawn by each process for itself
 `diffusion_t_min` next to 1 masks every byte with weight 1, up to 1e-6. All else is what users launch.
 """
 
+import contextlib
 import fnmatch
+import json
 import os
+import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,15 +31,35 @@ TRAINER = {"max_steps": 3, "save_steps": 1, "lr_scheduler_type": "constant"}
 SAME = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def launch(config: str, *recipes: Path) -> None:
-    command = ["accelerate.commands.launch", "--config_file", f"training/accelerate/{config}.yaml"]
-    port = ["--main_process_port", "0"]
-    subprocess.run(
-        [sys.executable, "-m", *command, *port, "-m", "tests.training.launched", *map(str, recipes)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
+def launch(config: str, *recipes: Path, processes: int = 2, environment: dict[str, str] | None = None) -> None:
+    """Runs recipes one after another in several processes; a failure shows all that they printed."""
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        f"training/accelerate/{config}.yaml",
+    ]
+    command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
+    command += ["-m", "tests.training.launched", *map(str, recipes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    assert done.returncode == 0, done.stdout
+
+
+def free_port() -> int:
+    """A free port below those that systems give away by themselves.
+
+    Launchers find a free port, let go of it, and take it seconds later, when any connection on this machine may have
+    been given it.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("", port))
+            return port
+    raise OSError("no port is free")
 
 
 def recipes(folder: Path, name: str, batch: int) -> dict[str, Path]:
@@ -81,6 +105,16 @@ def assert_same_logs(one: Path, two: Path) -> None:
         assert found[step] == pytest.approx(entry, rel=tolerance), step
 
 
+def optimizer_state(recipe: Path, checkpoint: Path) -> dict:
+    """The optimizer's state in a checkpoint, sharded or not, as one process has it."""
+    if not is_sharded(checkpoint):
+        return torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    trainer = build_trainer(load_recipe(recipe))
+    trainer.create_optimizer_and_scheduler(1)
+    load_sharded_optimizer(trainer.model, trainer.optimizer, checkpoint)
+    return trainer.optimizer.state_dict()
+
+
 @pytest.mark.slow
 def test_ddp_over_two_processes_trains_as_one_process_with_the_doubled_batch(folder):
     runs = recipes(folder, "ddp", 2)
@@ -121,11 +155,9 @@ def test_fsdp2_over_two_processes_trains_as_one_process_and_its_checkpoint_resum
         one, two = folder / f"one-{name}", folder / f"fsdp-{name}"
         assert_same_logs(one, two)
         assert is_sharded(two / "checkpoint-1")
+        expected = optimizer_state(recipe, one / "checkpoint-1")
+        torch.testing.assert_close(optimizer_state(recipe, two / "checkpoint-1"), expected, **SAME)
         trainer = build_trainer(load_recipe(recipe))
-        trainer.create_optimizer_and_scheduler(1)
-        load_sharded_optimizer(trainer.model, trainer.optimizer, two / "checkpoint-1")
-        expected = torch.load(one / "checkpoint-1/optimizer.pt", weights_only=True)
-        torch.testing.assert_close(trainer.optimizer.state_dict(), expected, **SAME)
         load_sharded_model(trainer.model, two / "checkpoint-3")
         final = FBLTForCausalLM.from_pretrained(two / "final")
         assert final.config.architectures == ["FBLTForCausalLM"]
@@ -138,3 +170,56 @@ def test_fsdp2_over_two_processes_trains_as_one_process_and_its_checkpoint_resum
             continued["output"] = str(output)
             run(continued)
         assert_same_logs(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2_cpu", "hybrid_cpu"])
+def test_four_processes_train_as_one_process_with_the_joint_batch(tmp_path, config):
+    """With gradients accumulated, and rows whose numbers of target bytes differ."""
+    write_instructions(tmp_path / "prompts")
+    optimizer = {"name": "adamw", "learning_rate": 1e-3}
+    trainer = {**TRAINER, "max_steps": 2, "gradient_accumulation_steps": 2}
+    one, four = (
+        write_recipe(
+            tmp_path,
+            name,
+            WHOLE_BLOCKS,
+            {**trainer, "per_device_train_batch_size": batch},
+            optimizer=optimizer,
+            data=str(tmp_path / "prompts"),
+        )
+        for name, batch in (("one", 4), ("four", 1))
+    )
+    run(load_recipe(one))
+    launch(config, four, processes=4)
+    assert_same_logs(tmp_path / "one", tmp_path / "four")
+    expected = optimizer_state(one, tmp_path / "one/checkpoint-1")
+    torch.testing.assert_close(optimizer_state(four, tmp_path / "four/checkpoint-1"), expected, **SAME)
+
+
+def evaluations(run: Path) -> list[dict]:
+    """What a run of one step logged of evaluations; times left out."""
+    history = json.loads((run / "checkpoint-1/trainer_state.json").read_text())["log_history"]
+    return [
+        {key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))}
+        for entry in history
+        if "eval_loss" in entry
+    ]
+
+
+@pytest.mark.slow
+def test_evaluations_under_fsdp2_make_the_drafts_of_one_process(tmp_path):
+    model = {**WHOLE_BLOCKS, "draft_head_config": {"hidden_size": 8}}
+    trainer = {**TRAINER, "max_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    optimizer = {"name": "adamw", "learning_rate": 1e-3}
+    runs = {
+        name: write_recipe(
+            tmp_path, name, model, {**trainer, "per_device_train_batch_size": batch}, optimizer=optimizer
+        )
+        for name, batch in (("one", 4), ("two", 2))
+    }
+    run(load_recipe(runs["one"]))
+    launch("fsdp2_cpu", runs["two"])
+    (one,), (two,) = evaluations(tmp_path / "one"), evaluations(tmp_path / "two")
+    assert "eval_draft_head_leading_correct" in one
+    assert two == pytest.approx(one, rel=1e-4)

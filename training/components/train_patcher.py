@@ -13,6 +13,7 @@ patcher first, give the texts with `--data`.
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import click
@@ -22,8 +23,10 @@ import torch.nn.functional as F
 from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
+from fblt.batches import weights_digest
 from fblt.commands import Command
-from fblt.files import write_text_atomically
+from fblt.files import publish, recover
+from fblt.locks import alone_in
 from modeling_fblt import FBLTConfig
 from modeling_fblt.chunk_fblt import Chunk
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
@@ -36,10 +39,13 @@ from modeling_fblt.patching_fblt import (
     patch_starts,
 )
 
+from ..packing.patching import THRESHOLD
 from ..packing.run_rows import rows_without_starts
 from ..packing.sequences import collate
 from ..recipe import PATCHER, load_recipe
 from ..trainer import RecipeTrainer
+
+RUN = "run"  # the Trainer's folder within the work's
 
 
 def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,21 +120,48 @@ def row_entropies(
     return torch.cat(entropies), torch.cat(documents), bits / count
 
 
-def train_patcher(recipe: dict, name: str) -> dict[str, float]:
-    """Trains the patcher of a recipe read from `name` and saves it with its threshold.
+def train_patcher(recipe: dict, name: str) -> dict:
+    """Trains the patcher of a recipe read from `name` and saves it with its threshold, both at one moment.
+
+    Until then the work stands in `.NAME-partial` beside the patcher's `output`, and an earlier patcher in `output`.
 
     Returns:
-        What `patching.json` holds: `threshold` in nats, `mean_patch_length` in bytes, `validation_bits_per_byte`.
+        What `patching.json` holds: `threshold` in nats, `mean_patch_length` in bytes, `validation_bits_per_byte`, and
+        `patcher`, the sha256 of the weights that they hold for.
+
+    Raises:
+        ValueError: the recipe has no patcher, `output` is something else, another process is training it, or a loss is
+            not finite.
     """
     check_sections(recipe, name)
+    output = Path(recipe["patcher"]["output"])
+    work = output.with_name(f".{output.name}-partial")
+    complete = work / "complete"
+    with alone_in(work, output):
+        recover(complete, output)
+        check_output(output)
+        shutil.rmtree(complete, ignore_errors=True)
+        patcher, found = train_in(work, recipe)
+        patcher.save_pretrained(complete)
+        (complete / THRESHOLD).write_text(json.dumps(found, indent=2) + "\n")
+        logs = work / RUN / "runs"
+        if logs.is_dir():
+            logs.rename(complete / "runs")
+        publish(complete, output)
+        shutil.rmtree(work)
+    return found
+
+
+def train_in(work: Path, recipe: dict) -> tuple[FBLTPatcher, dict]:
+    """Trains in a folder of work, which keeps the rows for another attempt; see [`train_patcher`]."""
     settings = recipe["patcher"]
-    length, output = settings["sequence_length"], Path(settings["output"])
     set_seed(recipe["seed"])
     config = FBLTConfig(**recipe["model"])
     patcher = FBLTPatcher(FBLTPatcherConfig(**recipe["model"]["patcher_config"]))
-    rows = rows_without_starts(recipe, output, length)
+    rows = rows_without_starts(recipe, work, settings["sequence_length"])
+    shutil.rmtree(work / RUN, ignore_errors=True)
     arguments = TrainingArguments(
-        output_dir=str(output / "run"),
+        output_dir=str(work / RUN),
         report_to=["tensorboard"],
         seed=recipe["seed"],
         remove_unused_columns=False,
@@ -148,14 +181,22 @@ def train_patcher(recipe: dict, name: str) -> dict[str, float]:
     patcher.eval()
     entropies, document, bits = row_entropies(patcher, rows["validation"], config.eos_token_id)
     threshold = find_threshold(entropies, document, settings["mean_patch_length"], config)
-    found = {
+    return patcher, {
         "threshold": threshold,
         "mean_patch_length": mean_patch_length(entropies, document, threshold, config),
         "validation_bits_per_byte": bits,
+        "patcher": f"sha256:{weights_digest(patcher)}",
     }
-    patcher.save_pretrained(output)
-    write_text_atomically(output / "patching.json", json.dumps(found, indent=2) + "\n")
-    return found
+
+
+def check_output(output: Path) -> None:
+    """Refuses to replace a folder that is no earlier patcher."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise ValueError(f"`patcher.output` {str(output)!r} is no folder: give one.")
+    if output.is_dir() and any(output.iterdir()) and not (output / THRESHOLD).is_file():
+        raise ValueError(
+            f"`patcher.output` {str(output)!r} holds other files and no patcher, so it is not replaced: give another."
+        )
 
 
 def check_sections(recipe: dict, name: str) -> None:

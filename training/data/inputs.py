@@ -27,7 +27,7 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from tqdm.auto import tqdm
 
-from .manifest import is_packed, read_manifest
+from .manifest import described_sources, is_packed
 from .streams import collect
 
 FORMATS = {
@@ -82,7 +82,7 @@ class Source:
         """Licences of the sources that a saved folder's manifest names; its column `source` tells them apart."""
         if self.folder is None:
             return None
-        found = {part["name"]: part["license"] for part in read_manifest(self.folder).get("sources", [])}
+        found = described_sources(self.folder)
         if not found and self.by_column:
             splits = load_saved(self.folder).values()
             columns = [documents.unique("source") for documents in splits if "source" in documents.column_names]
@@ -168,8 +168,15 @@ def local_files(location: str) -> list[str]:
 
 
 def load_saved(folder: Path) -> DatasetDict:
-    """A folder that `datasets` saved; one without splits is all `train`."""
-    found = load_from_disk(str(folder))
+    """A folder that `datasets` saved; one without splits is all `train`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        found = load_from_disk(str(folder))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{folder}: its files are damaged ({error!r}): make the folder anew.") from error
     return found if isinstance(found, DatasetDict) else DatasetDict(train=found)
 
 

@@ -14,6 +14,36 @@ def is_packed(data: str | Path) -> bool:
 
 
 def read_manifest(data: str | Path) -> dict:
-    """The manifest of a data folder; empty where there is none."""
+    """The manifest of a data folder; empty where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     file = Path(data) / MANIFEST
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{file}: is damaged, or no manifest of a data folder: make the folder anew.")
+    return manifest
+
+
+def described_sources(data: str | Path) -> dict[str, str]:
+    """Licences of the sources that a data folder's manifest names.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    sources = read_manifest(data).get("sources", [])
+    try:
+        found = {part["name"]: part["license"] for part in sources}
+    except (TypeError, KeyError):
+        found = {None: None}
+    if not all(isinstance(text, str) for pair in found.items() for text in pair):
+        raise ValueError(
+            f"{Path(data) / MANIFEST}: `sources` does not name sources and licences: make the folder anew."
+        )
+    return found

@@ -1,10 +1,11 @@
 """How good drafts are on real text, at random anchors, where decoding would make them.
 
 At an anchor all bytes before it are fed and the carried byte is known but not fed, as in the decoding loop. From the
-same cache three continuations of equal length are made and compared with the real text:
+same cache continuations of equal length are made and compared with the real text:
 
 - `one_step`: the block `[carried, <mask>, ...]` filled in by one decoder call (`blt-d`, `blt-dv`);
 - `head`: the same block filled in from left to right by the draft head, where the model has one;
+- `refined_1`, `refined_2`: the better of these drafts, the last, after one and two refinement passes;
 - `blt-s`: the decoder's own greedy draft, read from the last complete latent;
 - `ar`: plain decoding with everything fed. Up to its first wrong byte it has fed the real text, so its leading correct
   bytes are those of the next-byte head on the real text, which one call gives.
@@ -21,7 +22,10 @@ from tqdm.auto import tqdm
 from .measures import AccuracyByOffset, leading_correct, ratio_of_means, share, summary
 from .samples import Anchor, right_padded
 
-KINDS = ("one_step", "head", "blt-s", "ar")  # `head` where there is one
+PASSES = 2
+REFINED = tuple(f"refined_{n}" for n in range(1, PASSES + 1))
+# `head` where there is one, and the refined where the model's code knows passes.
+KINDS = ("one_step", "head", *REFINED, "blt-s", "ar")
 
 
 def kinds_of(figures: dict) -> list[str]:
@@ -32,17 +36,19 @@ def kinds_of(figures: dict) -> list[str]:
 @dataclass
 class Continuations:
     """Bytes after the carried one, each `[batch, block_size - 1]`; `next_byte` is fed the real text, not its own.
-    `head` is None without a draft head.
+    `head` is None without a draft head. `refined` has a draft for each number of passes, from 1.
     """
 
     one_step: torch.Tensor
     head: torch.Tensor | None
+    refined: list[torch.Tensor]
     causal: torch.Tensor
     next_byte: torch.Tensor
 
     def by_kind(self) -> dict[str, torch.Tensor]:
-        texts = zip(KINDS, (self.one_step, self.head, self.causal, self.next_byte), strict=True)
-        return {kind: text for kind, text in texts if text is not None}
+        found = {"one_step": self.one_step, "head": self.head, **dict(zip(REFINED, self.refined, strict=False))}
+        found |= {"blt-s": self.causal, "ar": self.next_byte}
+        return {kind: text for kind, text in found.items() if text is not None}
 
 
 def own_module(model, name: str) -> ModuleType:
@@ -76,7 +82,13 @@ def continuations(
         head = model.draft_head.fill(before, hidden, logits, block, masked, _most_likely)[0][:, 1:]
 
     # Checkpoints of before carry code that drafts one byte a call, under another name.
-    draft_bytes = getattr(steps, "draft_bytes", None) or steps.draft_byte
+    draft_bytes, refined = getattr(steps, "draft_bytes", None) or steps.draft_byte, []
+    draft = one_step if head is None else head
+    for _ in range(PASSES if hasattr(steps, "draft_bytes") else 0):
+        draft = model.byte_logits(
+            draft_bytes(model.model, torch.cat([carried, draft[:, :-1]], dim=1), 0, cache)
+        ).argmax(-1)
+        refined.append(draft)
     byte, drafted = carried, []
     for offset in range(config.block_size - 1):
         byte = model.byte_logits(draft_bytes(model.model, byte, offset, cache)).argmax(-1)
@@ -84,7 +96,7 @@ def continuations(
 
     chunk = torch.cat([carried, real[:, :-1]], dim=1)
     fed = steps.feed(model.model, chunk, torch.full_like(lengths, chunk.shape[1]), cache)
-    return Continuations(one_step, head, torch.cat(drafted, dim=1), model.byte_logits(fed.hidden).argmax(-1))
+    return Continuations(one_step, head, refined, torch.cat(drafted, dim=1), model.byte_logits(fed.hidden).argmax(-1))
 
 
 def has_draft_head(model) -> bool:
@@ -103,12 +115,11 @@ def draft_figures(model, anchors: Sequence[Anchor], batch_size: int, seed: int) 
     Returns:
         Per kind of continuation `leading_correct` (mean, standard error, histogram from 0 to `block_size - 1`), and
         `accuracy_by_offset` (from offset 1, the byte after the carried one) of the drafts; ratios of the means
-        with 95 % bootstrap intervals; the same means per source. A `head` only where the model has one.
+        with 95 % bootstrap intervals; the same means per source. Of the kinds those that the model can make.
     """
     drafted = model.config.block_size - 1
-    kinds = [kind for kind in KINDS if kind != "head" or has_draft_head(model)]
-    accuracy = {kind: AccuracyByOffset(drafted) for kind in kinds if kind != "ar"}
-    leading: dict[str, list[int]] = {kind: [] for kind in kinds}
+    accuracy: dict[str, AccuracyByOffset] = {}
+    leading: dict[str, list[int]] = {}
     for first in tqdm(range(0, len(anchors), batch_size), desc="drafts", unit="batch"):
         batch = anchors[first : first + batch_size]
         context, lengths = right_padded([anchor.context for anchor in batch], model.device)
@@ -116,16 +127,16 @@ def draft_figures(model, anchors: Sequence[Anchor], batch_size: int, seed: int) 
         real, _ = right_padded([anchor.real for anchor in batch], model.device)
         made = continuations(model, context, lengths, carried, real)
         for kind, text in made.by_kind().items():
-            leading[kind] += leading_correct(text, real).tolist()
-            if kind in accuracy:
-                accuracy[kind].add(text, real)
+            leading.setdefault(kind, []).extend(leading_correct(text, real).tolist())
+            if kind != "ar":
+                accuracy.setdefault(kind, AccuracyByOffset(drafted)).add(text, real)
 
-    figures: dict = {kind: {"leading_correct": summary(leading[kind], drafted)} for kind in kinds}
+    figures: dict = {kind: {"leading_correct": summary(leading[kind], drafted)} for kind in KINDS if kind in leading}
     for kind, tally in accuracy.items():
         figures[kind]["accuracy_by_offset"] = tally.report()
     ratios = [("one_step", "blt-s"), ("blt-s", "ar")]
-    if "head" in kinds:
-        ratios += [("head", "blt-s"), ("head", "ar")]
+    ratios += [("head", "blt-s")] if "head" in leading else []
+    ratios += [(kind, "ar") for kind in ("head", *REFINED) if kind in leading]
     return {
         "count": len(anchors),
         "block_size": model.config.block_size,

@@ -2,6 +2,10 @@
 
 \b
     fblt evaluate --model checkpoints/fblt-demo --data data/demo --output runs/eval.json
+    fblt evaluate --model checkpoints/fblt-demo --data data/demo --choose-defaults
+
+With `--choose-defaults` it measures instead which verified setting is fastest here, greedy and sampled, and writes that
+into the checkpoint's generation_config.json.
 
 Low call counts mean nothing where a text is a run of blanks or a loop: the block head is judged by accuracy on
 non-blank bytes and by the leading correct bytes of its drafts of real text, free text by its distinct 8-grams.
@@ -22,19 +26,35 @@ from fblt.commands import Command
 from fblt.files import write_text_atomically
 
 from ..running.progress import progress_of
+from .defaults import choose, speeds, write_defaults
 from .drafts import draft_figures
 from .next_bytes import next_byte_figures
 from .plots import plot_evaluation
+from .quality import quality_figures, verified_settings, words_of
 from .samples import draw_anchors, draw_prompts, encode, limit, load_split
-from .tables import print_evaluation
+from .tables import print_evaluation, speed_table
 from .writing import writing_figures
 
 FORMAT = 1  # of the JSON file; raise it when a key changes its meaning
 PROMPT_BYTES = 160
 SAMPLES = 4
 # What --quick sets where the option itself is not given: a look at a checkpoint while it trains.
-QUICK = {"anchors": 256, "max_bytes": 40_000, "free_prompts": 4, "free_bytes": 64, "exact_prompts": 4}
-FULL = {"anchors": 2000, "max_bytes": None, "free_prompts": 24, "free_bytes": 192, "exact_prompts": 50}
+QUICK = {
+    "anchors": 256,
+    "max_bytes": 40_000,
+    "free_prompts": 4,
+    "free_bytes": 64,
+    "exact_prompts": 4,
+    "quality_prompts": 2,
+}
+FULL = {
+    "anchors": 2000,
+    "max_bytes": None,
+    "free_prompts": 24,
+    "free_bytes": 192,
+    "exact_prompts": 50,
+    "quality_prompts": 24,
+}
 
 
 @dataclass(frozen=True)
@@ -51,12 +71,14 @@ class Options:
     free_prompts: int
     free_bytes: int
     exact_prompts: int
+    quality_prompts: int
     batch_size: int
     device: str
     output: str | None
     plot: str | None
     seed: int
     quick: bool
+    choose_defaults: bool
 
 
 def evaluate(model, options: Options) -> dict:
@@ -65,13 +87,13 @@ def evaluate(model, options: Options) -> dict:
     documents = encode(dataset)
     # Both fail early if the documents are too short for the options.
     anchors = draw_anchors(documents, options.anchors, model.config.block_size - 1, options.context, options.seed)
-    most = max(options.free_prompts, options.exact_prompts)
+    most = max(options.free_prompts, options.exact_prompts, options.quality_prompts)
     prompts = draw_prompts(documents, most, PROMPT_BYTES, options.free_bytes, options.seed)
     read = documents if options.max_bytes is None else encode(limit(dataset, options.max_bytes, options.seed))
     return {
         "format": FORMAT,
         "settings": {
-            **{k: v for k, v in vars(options).items() if k not in ("output", "plot")},
+            **{k: v for k, v in vars(options).items() if k not in ("output", "plot", "choose_defaults")},
             "split": split,
             "prompt_bytes": PROMPT_BYTES,
         },
@@ -93,6 +115,37 @@ def evaluate(model, options: Options) -> dict:
             options.batch_size,
             SAMPLES,
         ),
+        "quality": quality_figures(
+            model,
+            prompts[: options.quality_prompts],
+            options.free_bytes,
+            options.batch_size,
+            options.seed,
+            training_words(options.data),
+        ),
+    }
+
+
+def training_words(data: str) -> set[str] | None:
+    """The words of the data's training texts; None where it has no training split."""
+    try:
+        documents, _ = load_split(data, "train")
+    except ValueError:  # that the data can be read is known by now
+        return None
+    return words_of(documents["text"])
+
+
+def choose_defaults(model, options: Options) -> dict:
+    """Measures verified settings on held-out prompts and writes the fastest one; what was measured and chosen."""
+    dataset, _ = load_split(options.data, options.split)
+    prompts = draw_prompts(encode(dataset), options.free_prompts, PROMPT_BYTES, options.free_bytes, options.seed)
+    found = speeds(model, prompts, options.free_bytes, options.seed)
+    chosen = choose(found)
+    settings = verified_settings(model)[chosen]
+    return {
+        "speeds": found,
+        "chosen": chosen,
+        "written": write_defaults(Path(options.model), settings, model.config.block_size),
     }
 
 
@@ -145,7 +198,16 @@ def options_of(**given) -> Options:
     """
     sizes = QUICK if given["quick"] else FULL
     options = Options(**given | {name: value for name, value in sizes.items() if given[name] is None})
-    for name in ("anchors", "context", "row_length", "free_prompts", "free_bytes", "exact_prompts", "batch_size"):
+    for name in (
+        "anchors",
+        "context",
+        "row_length",
+        "free_prompts",
+        "free_bytes",
+        "exact_prompts",
+        "batch_size",
+        "quality_prompts",
+    ):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: give at least 1")
     if options.max_bytes is not None and options.max_bytes < 1:
@@ -166,20 +228,29 @@ def options_of(**given) -> Options:
 @click.option("--free-prompts", type=int, help=f"Prompts for free text; default: {FULL['free_prompts']}.")
 @click.option("--free-bytes", type=int, help=f"Bytes to write; default: {FULL['free_bytes']}.")
 @click.option("--exact-prompts", type=int, help=f"Prompts to compare with ar on; default: {FULL['exact_prompts']}.")
+@click.option(
+    "--quality-prompts", type=int, help=f"Prompts for the text of every setting; default: {FULL['quality_prompts']}."
+)
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Rows at a time.")
 @click.option("--device", default=lambda: "cuda" if torch.cuda.is_available() else "cpu", help="Default: a GPU if any.")
 @click.option("--output", help="JSON file to write.")
 @click.option("--plot", help="PNG file to draw the figures into.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws anchors, prompts and documents.")
 @click.option("--quick", is_flag=True, help="Small samples, for a look while a model trains.")
+@click.option("--choose-defaults", is_flag=True, help="Measure speed, and make the fastest setting the default.")
 def main(**given) -> None:
     options = options_of(**given)
-    evaluation = evaluate(load_model(options.model, options.device), options)
-    print_evaluation(evaluation, Console())
+    model, console = load_model(options.model, options.device), Console()
+    if options.choose_defaults:
+        evaluation = choose_defaults(model, options)
+        console.print(speed_table(evaluation))
+    else:
+        evaluation = evaluate(model, options)
+        print_evaluation(evaluation, console)
     if options.output is not None:
         write_text_atomically(options.output, json.dumps(evaluation, indent=2, ensure_ascii=False) + "\n")
         click.echo(f"written: {options.output}")
-    if options.plot is not None:
+    if options.plot is not None and not options.choose_defaults:
         plot_evaluation(evaluation, options.plot)
         click.echo(f"written: {options.plot}")
 

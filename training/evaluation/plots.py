@@ -18,23 +18,35 @@ COLOURS = {
     "blt-dv": "#2a8a3c",
     "one_step": "#2a8a3c",
     "head": "#8a2a7c",
+    "refined_1": "#c2185b",
+    "refined_2": "#e57399",
 }
 
 LABELS = {
     "one_step": "block, one step",
     "head": "block, draft head",
+    "refined_1": "block, one pass more",
+    "refined_2": "block, two passes more",
     "blt-s": "decoder's own draft (blt-s)",
     "ar": "plain decoding",
 }
 
 
+COSTS = {"decoder_calls_per_byte": "decoder calls per byte", "traffic_mb_per_byte": "MB of weights read per byte"}
+QUALITIES = {"bits_per_byte": "bits per byte, its own next-byte head", "known_words": "share of words in training text"}
+MARKERS = {"greedy": "o", "0.7": "^", "1.0": "s"}
+
+
 def plot_evaluation(evaluation: dict, path: str | Path) -> None:
     """Draws `evaluate`'s result into a PNG file."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    figure, axes = plt.subplots(4, 2, figsize=(11, 16), layout="constrained")
     _accuracy(axes[0, 0], evaluation["drafts"])
     _leading(axes[0, 1], evaluation["drafts"])
     _kept(axes[1, 0], evaluation["writing"])
     _calls(axes[1, 1], evaluation["writing"])
+    for row, quality in zip(axes[2:], ("bits_per_byte", "known_words"), strict=True):
+        for axis, cost in zip(row, COSTS, strict=True):
+            _quality(axis, evaluation["quality"], quality, cost)
     bits = evaluation["next_byte"]["all"]["bits_per_byte"]
     figure.suptitle(f"{evaluation['settings']['model']}: {bits:.2f} bits per byte of held-out text")
     with appearing_file(path) as partial:
@@ -89,3 +101,25 @@ def _calls(axis, writing: dict) -> None:
     axis.set_xticks(range(len(networks)), networks)
     axis.set(title="Free text: network calls per byte written", ylabel="calls per byte")
     axis.legend()
+
+
+def _quality(axis, figures: dict, quality: str, cost: str) -> None:
+    """Every setting as a point: what its text is like against what a byte costs."""
+    for temperature, settings in figures["settings"].items():
+        for name, row in settings.items():
+            if row[quality] is None:
+                continue
+            colour = COLOURS[row["settings"]["decoding"]]
+            axis.plot(row[cost], row[quality], MARKERS[temperature], color=colour, markersize=5, alpha=0.8)
+            if not row["verified"]:
+                place = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6}
+                axis.annotate(name.removeprefix("blt-d "), (row[cost], row[quality]), **place)
+    if figures["real_text"][quality] is not None:
+        axis.axhline(figures["real_text"][quality], color="#999999", linestyle=":", label="real text")
+    for temperature in figures["settings"]:
+        name = temperature if temperature == "greedy" else f"sampled at {temperature}"
+        axis.plot([], [], MARKERS[temperature], color="#555555", label=name)
+    for decoding in ("ar", "blt-s", "blt-d", "blt-dv"):
+        axis.plot([], [], "_", color=COLOURS[decoding], label=decoding)
+    axis.set(title="Text of every setting", xlabel=COSTS[cost], ylabel=QUALITIES[quality])
+    axis.legend(fontsize=7)

@@ -3,7 +3,9 @@
 from rich.console import Console
 from rich.table import Table
 
-from .drafts import kinds_of
+from .drafts import REFINED, kinds_of
+
+TITLES = {"greedy": "greedy"}  # others are temperatures
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -24,6 +26,8 @@ def print_evaluation(evaluation: dict, console: Console) -> None:
     console.print(writing_table(evaluation["writing"]))
     console.print(cost_table(evaluation["writing"]))
     console.print(acceptance_table(evaluation["writing"]))
+    for temperature in evaluation["quality"]["settings"]:
+        console.print(quality_table(evaluation["quality"], temperature))
     for line in equality_lines(evaluation["writing"]["equality"]):
         console.print(line, markup=False, highlight=False)
 
@@ -61,6 +65,7 @@ def leading_table(figures: dict) -> Table:
         table.add_row(kind, number(leading["mean"]), number(leading["standard_error"]), *map(str, leading["histogram"]))
     ratios = [("one_step / blt-s", "one_step_to_blt_s"), ("blt-s / ar", "blt_s_to_ar")]
     ratios += [("head / blt-s", "head_to_blt_s"), ("head / ar", "head_to_ar")]
+    ratios += [(f"{kind} / ar", f"{kind}_to_ar") for kind in REFINED]
     table.caption = "\n".join(f"{label} = {interval(figures[key])}" for label, key in ratios if key in figures)
     return table
 
@@ -100,6 +105,41 @@ def acceptance_table(figures: dict) -> Table:
     )
     for name, counts in histograms.items():
         table.add_row(name, *map(str, counts))
+    return table
+
+
+QUALITY_HEADINGS = ("bits/byte", "+-", "known words", "+-", "8-grams", "decoder/B", "global/B", "MB/B", "kept")
+
+
+def quality_rows(figures: dict, temperature: str) -> list[tuple[str, list[str]]]:
+    """Name and cells of each setting's row, real text first."""
+
+    def cells(row: dict) -> list[str]:
+        keys = ("bits_per_byte", "bits_per_byte_error", "known_words", "known_words_error", "distinct_8grams")
+        costs = ("decoder_calls_per_byte", "global_calls_per_byte", "traffic_mb_per_byte")
+        kept = row.get("acceptance") if row.get("verified") else None
+        return [number(value) for value in (*(row[key] for key in keys), *(row.get(key) for key in costs), kept)]
+
+    rows = {"real text": figures["real_text"], **figures["settings"][temperature]}
+    return [(name, cells(row)) for name, row in rows.items()]
+
+
+def quality_table(figures: dict, temperature: str) -> Table:
+    title = (
+        f"Text of every setting, {TITLES.get(temperature, f'sampled at {temperature}')}: {figures['prompts']} prompts"
+    )
+    table = _table(title, "setting", *QUALITY_HEADINGS)
+    for name, cells in quality_rows(figures, temperature):
+        table.add_row(name, *cells)
+    return table
+
+
+def speed_table(chosen: dict) -> Table:
+    """What `--choose-defaults` measured."""
+    table = _table("Times as fast as ar, median over prompts", "setting", *next(iter(chosen["speeds"].values())))
+    for name, ratios in chosen["speeds"].items():
+        table.add_row(name, *(number(value, 2) for value in ratios.values()))
+    table.caption = f"default from now on: {chosen['chosen']}"
     return table
 
 

@@ -9,20 +9,27 @@ from tqdm.auto import tqdm
 
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
 
+from .drafts import has_draft_head
 from .measures import distinct_ngrams, first_difference, mean, share
 from .samples import Prompt
 from .traffic import calls, component_parameters, traffic_gb
 
-DECODINGS = {
-    "ar": {"decoding": "ar"},
-    "blt-s": {"decoding": "blt-s"},
-    "blt-d": {"decoding": "blt-d", "unmasking": "confidence", "confidence_threshold": 0.7},
-    "blt-dv": {"decoding": "blt-dv", "unmasking": "one_step"},
-}
+DECODINGS = ("ar", "blt-s", "blt-d", "blt-dv")
 VERIFIED = ("blt-s", "blt-dv")
 NGRAM = 8
 # Logits of two orders of summation differ by about 1e-5 in float32: two bytes closer than this are a near-tie.
 NEAR_TIE = 1e-4
+
+
+def settings_of(model) -> dict[str, dict]:
+    """Each decoding as it is judged: `blt-d` unmasks in steps, from left to right where a draft head says how."""
+    unmasking = "sequential" if has_draft_head(model) else "confidence"
+    return {
+        "ar": {"decoding": "ar"},
+        "blt-s": {"decoding": "blt-s", "draft_length": 8},
+        "blt-d": {"decoding": "blt-d", "unmasking": unmasking, "confidence_threshold": 0.7},
+        "blt-dv": {"decoding": "blt-dv", "unmasking": "one_step"},
+    }
 
 
 @dataclass
@@ -55,14 +62,20 @@ class Counters:
 
 
 def write(
-    model, prompts: Sequence[Prompt], settings: dict, new_bytes: int, batch_size: int
+    model,
+    prompts: Sequence[Prompt],
+    settings: dict,
+    new_bytes: int,
+    batch_size: int,
+    temperature: float | None = None,
 ) -> tuple[list[list[int]], Counters]:
-    """Greedy continuations of equally long prompts.
+    """Continuations of equally long prompts: greedy, or sampled at a temperature.
 
     Returns:
         One list of new ids per prompt, up to and with `</s>` where it was written, and the counters.
     """
     texts, outputs = [], []
+    sampling = {"do_sample": False} if temperature is None else sampling_at(temperature)
     eos = model.config.eos_token_id
     for first in tqdm(range(0, len(prompts), batch_size), desc=f"writing, {settings['decoding']}", unit="batch"):
         ids = torch.from_numpy(np.stack([prompt.ids for prompt in prompts[first : first + batch_size]])).to(
@@ -72,14 +85,19 @@ def write(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=new_bytes,
-            do_sample=False,
             return_dict_in_generate=True,
+            **sampling,
             **settings,
         )
         for row in output.sequences[:, ids.shape[1] :].tolist():
             texts.append(row[: row.index(eos) + 1] if eos in row else row)
         outputs.append(output)
     return texts, Counters.joined(outputs)
+
+
+def sampling_at(temperature: float) -> dict:
+    """What `generate` is told to sample from the whole distribution."""
+    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
 
 @torch.inference_mode()
@@ -123,13 +141,13 @@ def writing_figures(
     parameters = component_parameters(model)
     texts: dict[str, list[list[int]]] = {}
     decodings = {}
-    for name, settings in DECODINGS.items():
+    for name, settings in settings_of(model).items():
         wanted = max(free, exact) if name == "ar" or name in VERIFIED else free
         texts[name], counters = write(model, prompts[:wanted], settings, new_bytes, batch_size)
         decodings[name] = {
             "settings": settings,
             "distinct_8grams": mean([distinct_ngrams(text, NGRAM) for text in texts[name][:free]]),
-            **_costs(counters.first(free), sum(len(text) for text in texts[name][:free]), parameters),
+            **costs(counters.first(free), sum(len(text) for text in texts[name][:free]), parameters),
         }
     plain = decodings["ar"]
     for figures in decodings.values():
@@ -156,7 +174,7 @@ def writing_figures(
     }
 
 
-def _costs(counters: Counters, written: int, parameters: dict[str, int]) -> dict:
+def costs(counters: Counters, written: int, parameters: dict[str, int]) -> dict:
     """Calls and Eq. 8 traffic per new byte, in MB of bfloat16 weights; the prompt's own calls are counted too."""
     per_byte = {name: count / written for name, count in calls(counters).items()}
     return {

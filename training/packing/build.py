@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 from datasets import DatasetDict, concatenate_datasets, load_from_disk
 
-from fblt.files import publish, write_text_atomically
-from fblt.locks import alone_in
+from fblt.checksums import describe
+from fblt.files import publish, recover, write_text_atomically
+from fblt.locks import LOCK, alone_in
 from modeling_fblt.modeling_fblt import FBLTModel
 
 from ..data.inputs import Opened, Source, describe_files, open_source, read_streams
-from ..data.manifest import MANIFEST, PACK
+from ..data.manifest import MANIFEST, PACK, read_manifest
 from .corpus import SHARD_BYTES, Corpus, Shard, build_corpus, plan_shards
-from .options import PackOptions, check_names, check_options
+from .options import PackOptions, check_names, check_options, output_exists
 from .patching import load_patching_model, patching_settings
 from .shards import COUNTS, Packer, make_shards
 
 SCRIPT_VERSION = 1  # raise it when the same inputs and settings give other rows
 SPLITS = ("train", "validation")
+PLAN = "plan.json"  # in a folder of work: what it is to become
 
 
 def pack_corpus(options: PackOptions, shard_bytes: int = SHARD_BYTES) -> dict:
@@ -31,10 +33,44 @@ def pack_corpus(options: PackOptions, shard_bytes: int = SHARD_BYTES) -> dict:
     Raises:
         ValueError: an argument cannot be used, or an unfinished folder is to become another one.
     """
-    sources = check_options(options)
+    finished = finish_published(options.output)
+    sources = check_options(options, finished is not None)
     licences = check_names(options, sources)
     model = None if options.patch_online else load_patching_model(options.model, options.recipe)
-    return pack_sources(options, sources, licences, model, shard_bytes)
+    return pack_sources(options, sources, licences, model, shard_bytes, finished)
+
+
+def work_folder(output: Path) -> Path:
+    """Where rows stand until they are complete."""
+    return output.with_name(f".{output.name}-partial")
+
+
+def finish_published(output: Path) -> dict | None:
+    """Deletes what a process left that was killed while it published `output`, or after; returns its manifest then.
+
+    Raises:
+        ValueError: another process is packing `output`.
+    """
+    work = work_folder(output)
+    if not work.is_dir():
+        return None
+    with alone_in(work, output):
+        recover(work / "complete", output)
+        file = work / PLAN
+        manifest, plan = read_manifest(output), read_plan(file) if file.is_file() else None
+        published = plan is not None and all(manifest.get(key) == value for key, value in plan.items())
+        if published or not any(path.name != LOCK for path in work.iterdir()):
+            delete_work(work)
+        return manifest if published else None
+
+
+def delete_work(work: Path) -> None:
+    """Deletes a folder of work; its plan, which tells that it is done, goes last."""
+    for path in work.iterdir():
+        if path.name not in (PLAN, LOCK):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (work / PLAN).unlink(missing_ok=True)
+    shutil.rmtree(work)
 
 
 def pack_sources(
@@ -43,15 +79,17 @@ def pack_sources(
     licences: dict[str, str],
     model: FBLTModel | None,
     shard_bytes: int = SHARD_BYTES,
+    finished: dict | None = None,
 ) -> dict:
     """As [`pack_corpus`], for sources and options that were checked.
 
     Args:
         licences: by source; of its parts if it has parts.
         model: finds the patch starts; None to leave them to training.
+        finished: the manifest of rows that a killed process had published just before.
     """
-    work = options.output.with_name(f".{options.output.name}-partial")
-    with alone_in(work):
+    work = work_folder(options.output)
+    with alone_in(work, options.output):
         opened = [open_source(source, options.columns(), SPLITS, work, options.streaming) for source in sources]
         origin = {
             "script": PACK,
@@ -59,6 +97,11 @@ def pack_sources(
             "arguments": options.recorded(),
             "inputs": [{"location": found.source.location, "files": describe_files(found.paths)} for found in opened],
         }
+        if finished is not None and not options.overwrite:
+            delete_work(work)
+            if any(finished.get(key) != value for key, value in origin.items()):
+                raise output_exists(options.output)
+            return finished
         check_unfinished(work, "inputs.json", origin)
         for found in opened:
             read_streams(found, work, options.max_bytes)
@@ -75,12 +118,12 @@ def pack_sources(
             "sources": source_counts(corpus, licences),
             "shards": {split: sum(shard.split == split for shard in shards) for split in corpus.splits},
         }
-        check_unfinished(work, "plan.json", plan)
+        check_unfinished(work, PLAN, plan)
         packer = Packer(corpus.documents, options.sequence_length, options.batch_size, work, model, options.device)
         make_shards(packer, shards, options.workers)
         manifest = assemble(work, shards, plan, left_over, opened)
         publish(work / "complete", options.output)
-        shutil.rmtree(work)
+        delete_work(work)
     return manifest
 
 
@@ -102,13 +145,24 @@ def check_unfinished(work: Path, name: str, plan: dict) -> None:
     if not file.is_file():
         write_text_atomically(file, json.dumps(plan, indent=2))
         return
-    earlier = json.loads(file.read_text(encoding="utf-8"))
+    earlier = read_plan(file)
     differences = sorted(key for key in plan if earlier.get(key) != plan[key])
     if differences:
         raise ValueError(
             f"`--output`: {str(work)!r} holds unfinished rows that differ in {differences}: give the same arguments "
             "and files to finish them, or delete that folder to begin anew."
         )
+
+
+def read_plan(file: Path) -> dict:
+    """What [`check_unfinished`] noted."""
+    try:
+        plan = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        plan = None
+    if not isinstance(plan, dict):
+        raise ValueError(f"`--output`: {file} is damaged: delete the folder that it is in to begin anew.")
+    return plan
 
 
 def assemble(work: Path, shards: list[Shard], plan: dict, left_over: dict[str, int], opened: list[Opened]) -> dict:
@@ -129,6 +183,7 @@ def assemble(work: Path, shards: list[Shard], plan: dict, left_over: dict[str, i
         notices = Path(found.source.location, "licenses")
         if found.source.folder and notices.is_dir():  # licences ask that the notice goes with the text
             shutil.copytree(notices, complete / "licenses" / found.source.name)
-    manifest = {**plan, "splits": counts}
+    names = [path.relative_to(complete).as_posix() for path in sorted(complete.rglob("*")) if path.is_file()]
+    manifest = {**plan, "splits": counts, "files": describe(complete, names)}
     write_text_atomically(complete / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest

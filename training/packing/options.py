@@ -57,8 +57,12 @@ class PackOptions:
         return arguments
 
 
-def check_options(options: PackOptions) -> list[Source]:
-    """Raises an error that names argument, value and remedy; returns the sources."""
+def check_options(options: PackOptions, finished: bool = False) -> list[Source]:
+    """Raises an error that names argument, value and remedy; returns the sources.
+
+    Args:
+        finished: `output` is what a killed process of the same command had just published, so it may exist.
+    """
     numbers = {"sequence_length": 2, "seed": 0, "batch_size": 1, "workers": 1}
     for name, least in numbers.items():
         if getattr(options, name) < least:
@@ -71,8 +75,8 @@ def check_options(options: PackOptions) -> list[Source]:
         raise ValueError("Give `--prompt-column` and `--completion-column` together.")
     if options.text_column is not None and options.prompt_column is not None:
         raise ValueError("Give `--text-column`, or `--prompt-column` and `--completion-column`, not both.")
-    if options.output.exists() and not options.overwrite:
-        raise ValueError(f"`--output` {str(options.output)!r} exists: give another folder or pass `--overwrite`.")
+    if options.output.exists() and not options.overwrite and not finished:
+        raise output_exists(options.output)
     if options.output.exists() and not is_packed(options.output):
         raise ValueError(f"`--output` {str(options.output)!r} holds no packed rows, so it stays: give another folder.")
     try:
@@ -80,6 +84,10 @@ def check_options(options: PackOptions) -> list[Source]:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`--device` {options.device!r} cannot be used here: {error}") from error
     return [parse_source(text) for text in options.source]
+
+
+def output_exists(output: Path) -> ValueError:
+    return ValueError(f"`--output` {str(output)!r} exists: give another folder or pass `--overwrite`.")
 
 
 def check_names(options: PackOptions, sources: list[Source]) -> dict[str, str]:

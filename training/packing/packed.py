@@ -1,15 +1,20 @@
 """Folders of packed rows that `fblt pack` made: checked against a model, and loaded."""
 
+import os
 import shlex
 from pathlib import Path
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
+from fblt.checksums import check_files, is_description
 from modeling_fblt import FBLTForCausalLM
 from modeling_fblt.modeling_fblt import FBLTModel
 
-from ..data.manifest import PACK, is_packed, read_manifest
+from ..data.inputs import load_saved
+from ..data.manifest import MANIFEST, PACK, is_packed, read_manifest
 from .patching import patching_settings
+
+DECISIVE = ("arguments", "max_bytes", "patching", "sequence_length")  # of a manifest: what rows are checked by
 
 
 def check_manifest(folder: str | Path, model: FBLTModel | FBLTForCausalLM) -> dict:
@@ -18,12 +23,16 @@ def check_manifest(folder: str | Path, model: FBLTModel | FBLTForCausalLM) -> di
     Rows packed with `--patch-online` hold no patch starts, so any model may use them.
 
     Raises:
-        ValueError: no packed rows there, or made with another patcher, threshold or patching mode; the message names
-            both and the command that makes the folder anew.
+        ValueError: no packed rows there, a damaged manifest, or rows made with another patcher, threshold or patching
+            mode; the message names both and the command that makes the folder anew.
     """
     if not is_packed(folder):
         raise ValueError(f"`data` {str(folder)!r} holds no packed rows: make them with `{PACK}`.")
     manifest = read_manifest(folder)
+    if missing := [key for key in DECISIVE if key not in manifest]:
+        raise ValueError(
+            f"{Path(folder) / MANIFEST}: is damaged: it lacks {missing}. Pack `data` {str(folder)!r} anew."
+        )
     there, here = manifest["patching"], patching_settings(model)
     if there is not None and there != here:
         differences = [
@@ -45,6 +54,24 @@ def command(manifest: dict, arguments: list[str]) -> str:
     return shlex.join([*PACK.split(), *manifest["arguments"], *arguments])
 
 
+def check_rows(data: str | Path, manifest: dict, split: str | None = None) -> None:
+    """Compares the files of packed rows, or those of a split, with what was packed.
+
+    Folders of earlier versions do not say that. Of the processes on a machine one reads them.
+
+    Raises:
+        ValueError: a file is damaged; the message names it.
+    """
+    files = manifest.get("files", {})
+    if not is_description(files):
+        raise ValueError(f"{Path(data) / MANIFEST}: is damaged: `files` is no list of files with their checksums.")
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        # `datasets` reads the small files of all splits.
+        ours = {name for name in files if split is None or name.startswith(f"{split}/") or name.endswith(".json")}
+        wanted = {name: entry for name, entry in files.items() if name in ours}
+        check_files(Path(data), wanted)
+
+
 def load_packed(
     data: str | Path,
     split: str,
@@ -56,8 +83,8 @@ def load_packed(
     and `labels` of instructions, whose prompts carry no loss.
 
     Raises:
-        ValueError: see [`check_manifest`]; or the rows are not of this length or, if given, not within these limits;
-            or there is no such split.
+        ValueError: see [`check_manifest`] and [`check_rows`]; or the rows are not of this length or, if given, not
+            within these limits; or there is no such split.
     """
     manifest = check_manifest(data, model)
     if manifest["sequence_length"] != length:
@@ -70,7 +97,8 @@ def load_packed(
             f"`max_bytes` is {max_bytes}, but the rows of `data` {str(data)!r} were packed with "
             f"{manifest['max_bytes']}: leave it out, or pack anew with `--max-bytes`."
         )
-    splits = load_from_disk(str(data))
+    check_rows(data, manifest, split)
+    splits = load_saved(Path(data))
     if split not in splits:
         raise ValueError(f"`data` {str(data)!r} has no split {split!r}: it has {sorted(splits)}.")
     return splits[split].with_format("torch")

@@ -1,9 +1,11 @@
 """A model that finds patch starts and does nothing else, and what identifies how it finds them."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fblt.batches import weights_digest
@@ -12,6 +14,8 @@ from modeling_fblt.modeling_fblt import FBLTModel
 from modeling_fblt.networks_fblt import FBLTPatcher
 
 from ..recipe import load_recipe
+
+THRESHOLD = "patching.json"  # beside the weights of a patcher
 
 
 def load_patching_model(model: str | None, recipe: str | None) -> FBLTModel:
@@ -39,14 +43,29 @@ def load_trained_patcher(patcher: FBLTPatcher, folder: str | Path, recipe: str =
 
     Raises:
         FileNotFoundError: no patcher there; the message names the command for `recipe`.
+        ValueError: it is damaged, or of another geometry.
     """
     folder = Path(folder)
-    if not (folder / "patching.json").is_file():
+    if not (folder / THRESHOLD).is_file():
         raise FileNotFoundError(
             f"`patcher.output` {str(folder)!r} holds no patcher: run `fblt train-patcher {recipe}` first."
         )
-    patcher.load_state_dict(load_file(folder / "model.safetensors"))
-    return json.loads((folder / "patching.json").read_text())["threshold"]
+    try:
+        found = json.loads((folder / THRESHOLD).read_text(encoding="utf-8"))
+        threshold = float(found["threshold"])
+        patcher.load_state_dict(load_file(folder / "model.safetensors"))
+    except (ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"`patcher.output` {str(folder)!r} holds a damaged patcher, or one of another `model.patcher_config`: run "
+            f"`fblt train-patcher {recipe}` again ({error})."
+        ) from error
+    # Earlier versions did not note which weights a threshold was found for.
+    if found.get("patcher") not in (None, f"sha256:{weights_digest(patcher)}") or not math.isfinite(threshold):
+        raise ValueError(
+            f"`patcher.output` {str(folder)!r} is damaged: its threshold was found for other weights. Run "
+            f"`fblt train-patcher {recipe}` again."
+        )
+    return threshold
 
 
 def patching_model(config: FBLTConfig, patcher: FBLTPatcher | None) -> FBLTModel:

@@ -10,17 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
 from modeling_fblt.modeling_fblt import FBLTModel
 
-from ..data.inputs import Source, column_names, data_source, describe_files, find
-from ..data.manifest import is_packed
-from .build import SCRIPT_VERSION, SPLITS, pack_sources
+from ..data.inputs import Source, column_names, data_source, describe_files, find, load_saved
+from ..data.manifest import is_packed, read_manifest
+from .build import SCRIPT_VERSION, SPLITS, finish_published, pack_sources
 from .instructions import COLUMNS
 from .options import PackOptions, check_known
-from .packed import load_packed
+from .packed import check_rows, load_packed
 from .patching import patching_settings
 
 
@@ -48,7 +48,8 @@ def rows_without_starts(recipe: dict, output: Path, length: int) -> dict[str, np
     folder = recipe["data"]
     if not is_packed(folder):
         folder = pack_for_run(recipe, output, length, None)
-    splits = load_from_disk(str(folder))
+    check_rows(folder, read_manifest(folder))
+    splits = load_saved(Path(folder))
     if missing := [split for split in SPLITS if split not in splits]:
         raise ValueError(f"`data` {str(folder)!r} has no split {missing[0]!r}: pack it with `--hold-out`.")
     found = {}
@@ -81,6 +82,7 @@ def pack_for_run(recipe: dict, output: Path, length: int, model: FBLTModel | Non
         "completion_column": COLUMNS[1] if instructions else None,
     }
     folder = output / "rows" / row_name(source, PackOptions(**settings, output=output), model)
+    finish_published(folder)
     if not folder.is_dir():
         licences = {name: licence or "not given" for name, licence in (source.parts or {source.name: ""}).items()}
         with in_words_of_a_recipe():

@@ -30,7 +30,7 @@ from .model_card_sections import (
 from .restoration_card import restoration_card
 
 # Settings in which two evaluations may differ and still compare.
-OF_NO_INFLUENCE = ("model", "batch_size", "device")
+OF_NO_INFLUENCE = ("model", "batch_size", "device", "quality_prompts")
 
 
 def model_card(

@@ -2,8 +2,8 @@
 
 from modeling_fblt import FBLTConfig
 
-from ..evaluation.drafts import kinds_of
-from ..evaluation.tables import equality_lines, interval, number
+from ..evaluation.drafts import REFINED, kinds_of
+from ..evaluation.tables import QUALITY_HEADINGS, equality_lines, interval, number, quality_rows
 
 SPLITS = ("train", "validation", "test")
 
@@ -140,20 +140,41 @@ def metrics(evaluation: dict) -> str:
         f"Drafts of real text at {drafts['count']} random anchors, the carried byte known. Accuracy by offset from it:",
         _offset_table(drafts),
         "Leading correct bytes, i.e. drafted bytes before the first wrong one: of the one-step block draft, "
-        f"{'of the same block filled in by the draft head, ' if 'head' in drafts else ''}of the decoder's own greedy "
+        f"{'of the same block filled in by the draft head, ' if 'head' in drafts else ''}"
+        f"{'of that draft after refinement passes, ' if REFINED[0] in drafts else ''}of the decoder's own greedy "
         f"draft (`blt-s`), of plain decoding (`ar`); the most is {drafts['block_size'] - 1}.",
         _leading_table(drafts),
         f"One step / `blt-s`: {interval(drafts['one_step_to_blt_s'])}. "
         f"`blt-s` / `ar`: {interval(drafts['blt_s_to_ar'])}."
-        + (f" Draft head / `ar`: {interval(drafts['head_to_ar'])}." if "head" in drafts else ""),
+        + "".join(
+            f" {name} / `ar`: {interval(drafts[f'{kind}_to_ar'])}."
+            for kind, name in (("head", "Draft head"), *((kind, f"`{kind}`") for kind in REFINED))
+            if kind in drafts
+        ),
         f"Greedy text after {writing['prompts']} held-out prompts of {settings['prompt_bytes']} bytes, "
         f"{writing['new_bytes']} bytes each. Distinct 8-grams / all 8-grams of each text's new bytes, averaged (real "
         f"text: {number(writing['reference_distinct_8grams'])}): low values are loops, and flatter call counts and "
         "acceptance. Calls and weights read (Eq. 8 of the paper, bfloat16) are per byte.",
         _writing_table(writing),
         "\n".join(f"- {line.strip()}" for line in equality_lines(writing["equality"])),
+        *(_quality(evaluation["quality"]) if "quality" in evaluation else []),  # those of before had none
     ]
     return "\n\n".join(parts)
+
+
+def _quality(figures: dict) -> list[str]:
+    """What the text of every setting is like, for what it costs: greedy, and at each temperature."""
+    parts = [
+        f"Text of every setting after {figures['prompts']} prompts, {figures['new_bytes']} bytes each: bits per byte "
+        "under the model's own next-byte head, share of words that occur in the training text, distinct 8-grams, calls "
+        "and weights read per byte, share of drafted bytes kept; +-: standard errors over texts. Verified settings "
+        "(`ar`, `blt-s`, `blt-dv`) are distributed as `ar` is, greedy or sampled; `blt-d` is not."
+    ]
+    for temperature in figures["settings"]:
+        parts.append("Greedy:" if temperature == "greedy" else f"Sampled at {temperature}:")
+        rows = [[f"`{name}`", *cells] for name, cells in quality_rows(figures, temperature)]
+        parts.append(markdown_table(["setting", *QUALITY_HEADINGS], rows))
+    return parts
 
 
 def _next_byte_table(figures: dict) -> str:

@@ -31,6 +31,19 @@ def allow_sharding_on_cpu() -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
+@contextmanager
+def root_gathered(model: nn.Module) -> Iterator[None]:
+    """Keeps the weights outside of the sharded layers whole, for work that does not go through the model's `forward`.
+
+    Layers gather theirs when they are called. All processes do the same work within.
+    """
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
+
+
 def is_sharded(checkpoint: str | Path) -> bool:
     """Whether a checkpoint was written by a sharded run."""
     return (Path(checkpoint) / SHARDED_MODEL).is_dir()

@@ -34,7 +34,7 @@ from modeling_fblt import FBLTForCausalLM  # noqa: E402
 from tests.cli import refusal, succeed  # noqa: E402
 
 SMALL = ["--anchors", "40", "--context", "100", "--row-length", "150", "--free-prompts", "3", "--free-bytes", "24"]
-SMALL += ["--exact-prompts", "4", "--batch-size", "16", "--device", "cpu"]
+SMALL += ["--exact-prompts", "4", "--quality-prompts", "2", "--batch-size", "16", "--device", "cpu"]
 
 ids_pairs = st.integers(1, 5).flatmap(
     lambda n: st.lists(st.tuples(st.lists(st.integers(4, 6), min_size=n, max_size=n),
@@ -258,14 +258,19 @@ def test_continuations_are_those_of_decoding(model):
     assert counts.tolist() == leading_correct(written, real).tolist()
     assert counts[:4].tolist() == [size - 1] * 4 and counts[4:].min() < size - 1
 
-    ways = [("blt-s", False, made.causal), ("blt-dv", False, made.one_step), ("blt-dv", True, made.head)]
-    for decoding, with_head, own in ways:
+    ways = [
+        ({"decoding": "blt-s"}, made.causal),
+        ({"decoding": "blt-dv", "draft_head": False}, made.one_step),
+        ({"decoding": "blt-dv"}, made.head),
+        *(({"decoding": "blt-dv", "refine_steps": n}, draft) for n, draft in enumerate(made.refined, 1)),
+    ]
+    assert len(made.refined) == 2
+    for way, own in ways:
         for row, anchor in enumerate(anchors):
             # The first round finds the carried byte; the second drafts after it.
             recorder, prompt = DraftRecorder(), torch.from_numpy(anchor.context)[None]
-            settings = {"decoding": decoding, "draft_length": size - 1, "max_new_tokens": size + 1}
-            settings["draft_head"] = with_head
-            model.generate(prompt, streamer=recorder, **settings)
+            settings = {"draft_length": size - 1, "max_new_tokens": size + 1}
+            model.generate(prompt, streamer=recorder, **settings, **way)
             assert recorder.drafts[0] == own[row].tolist()
 
 
@@ -302,15 +307,24 @@ def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path):
     printed = succeed(evaluate.main, *command)
     assert "bits/byte" in printed and "blt-dv equals ar on" in printed and str(output) in printed
     result = json.loads(output.read_text())
-    assert set(result) == {"format", "settings", "environment", "checkpoint", "next_byte", "drafts", "writing"}
+    assert set(result) == {
+        "format",
+        "settings",
+        "environment",
+        "checkpoint",
+        "next_byte",
+        "drafts",
+        "writing",
+        "quality",
+    }
     assert result["settings"]["seed"] == 0 and result["checkpoint"]["training"] is None
     assert set(result["next_byte"]["sources"]) == {"code", "prose"}
     drafts = result["drafts"]
     assert drafts["count"] == 40
-    for kind in ("one_step", "blt-s", "ar"):
+    for kind in ("one_step", "refined_1", "refined_2", "blt-s", "ar"):
         assert sum(drafts[kind]["leading_correct"]["histogram"]) == 40
         assert len(drafts[kind]["leading_correct"]["histogram"]) == 5
-    for kind in ("one_step", "blt-s"):
+    for kind in ("one_step", "refined_1", "blt-s"):
         assert {name: len(v) for name, v in drafts[kind]["accuracy_by_offset"].items()} == {"all": 4, "non_blank": 4}
     assert {"one_step_to_blt_s", "blt_s_to_ar", "sources"} <= set(drafts)
     writing = result["writing"]

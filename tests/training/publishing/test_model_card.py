@@ -54,7 +54,20 @@ MANIFEST = {
 def folder(tiny_checkpoint, tiny_data, tmp_path_factory):
     """A folder with an evaluation, a manifest and a recipe."""
     folder = tmp_path_factory.mktemp("card")
-    sizes = ["--anchors", "20", "--free-prompts", "2", "--free-bytes", "16", "--exact-prompts", "2", "--device", "cpu"]
+    sizes = [
+        "--anchors",
+        "20",
+        "--free-prompts",
+        "2",
+        "--free-bytes",
+        "16",
+        "--exact-prompts",
+        "2",
+        "--quality-prompts",
+        "2",
+        "--device",
+        "cpu",
+    ]
     command = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(folder / "eval.json"), *sizes]
     succeed(evaluate.main, *command)
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
