@@ -23,7 +23,7 @@ from .chunk_fblt import Chunk
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
 from .configuration_fblt import FBLTConfig
 from .forward_steps_fblt import feed
-from .input_checks_fblt import check_cache, check_input, refuse_keywords
+from .input_checks_fblt import check_arguments, check_cache, check_input, refuse_keywords
 from .masks_fblt import causal
 from .networks_fblt import (
     FBLTDecoder,
@@ -339,6 +339,7 @@ class FBLTModel(FBLTPreTrainedModel):
             TypeError, ValueError: an argument that FBLT cannot use; the message names it and the remedy.
         """
         refuse_keywords(self, kwargs)
+        check_arguments(use_cache=use_cache, **kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
         check_cache(self.config, cache, len(input_ids))

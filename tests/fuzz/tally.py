@@ -43,7 +43,7 @@ def case(kind: str, names: tuple[str, ...] = ()) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        if not any(f"`{name}`" in str(error) or f".{name}`" in str(error) for name in names):
+        if not any(name in str(error) for name in names):
             note(kind, "bare")
             raise
         note(kind, "refused")
