@@ -24,6 +24,7 @@ class Chunk:
         position: `[batch]`, position of the first.
         positions: `[batch, n]`, of all.
         document_start: `[batch, n + 1]`, position at which each byte's document begins; the next byte's included.
+        separator: `[batch, n]`, whether a byte ends its document.
         cache: the KV cache of the bytes before the chunk; None where rows begin with the chunk.
         column: `[batch, n]`, columns of the cache's byte buffers; None without a cache.
         starts: `[batch, n + 1]`, whether a patch starts at each byte; the next byte included.
@@ -36,6 +37,7 @@ class Chunk:
     position: torch.Tensor
     positions: torch.Tensor
     document_start: torch.Tensor
+    separator: torch.Tensor
     cache: "FBLTCache | None" = None
     column: torch.Tensor | None = None
     starts: torch.Tensor | None = None

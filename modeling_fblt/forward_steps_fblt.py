@@ -60,6 +60,7 @@ def feed(
     recorder: DecoderRecorder | None = None,
     place_block: Callable[[torch.Tensor, torch.Tensor], Block] | None = None,
     close_patch: bool = False,
+    document_ends: torch.Tensor | None = None,
 ) -> Fed:
     """Runs new bytes through patcher, encoder, global transformer and decoder, and extends the cache by them.
 
@@ -73,12 +74,13 @@ def feed(
             fed bytes and the position where their open patch begins, or a document inside it.
         close_patch: end the last patch with the bytes, whatever the patcher says. Such bytes are to be taken back:
             what follows decides where their patches really end.
+        document_ends: `[batch, n]`, bytes that end a document beside `</s>`; without a cache only.
     """
     block = block_hidden = None
     hidden, completed = [], torch.zeros_like(lengths)
     size = ids.shape[1] if cache is None or recorder is not None else CHUNK_BYTES
     for columns, length, ends, last in cut(ids, lengths, size):
-        chunk = model.begin_chunk(ids[:, columns], length, cache)
+        chunk = model.begin_chunk(ids[:, columns], length, cache, document_ends)
         given = None if patch_starts is None else patch_starts[:, columns.start : columns.stop + 1]
         model.segment(chunk, given, close_patch=ends if close_patch else None)
         states = model.encode(chunk)

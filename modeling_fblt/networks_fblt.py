@@ -15,6 +15,7 @@ from .attention_fblt import AttentionContext, CachedContext, SquareContext, Tile
 from .chunk_fblt import Chunk
 from .compatibility_fblt import NEW_NAME, OLD_NAME
 from .configuration_fblt import (
+    VOCAB_SIZE,
     FBLTConfig,
     FBLTDecoderConfig,
     FBLTEncoderConfig,
@@ -88,10 +89,21 @@ class FBLTPreTrainedModel(PreTrainedModel):
         if isinstance(module, FBLTHashEmbedding):
             module.fill_primes()
 
-    def resize_token_embeddings(self, *args, **kwargs):
-        raise ValueError(
-            "The vocabulary of FBLT is 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
-        )
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Callers fit a model to a tokenizer by it: to that of this vocabulary it is fitted.
+
+        Raises:
+            ValueError: another size is asked for.
+        """
+        if new_num_tokens not in (None, VOCAB_SIZE) or (pad_to_multiple_of or 1) > 1:
+            raise ValueError(
+                f"`new_num_tokens` is {new_num_tokens}: the vocabulary of FBLT is 256 bytes and five special ids, "
+                f"{VOCAB_SIZE} in all, and cannot be resized. Add no tokens: spell them as bytes, as the tokenizer's "
+                "chat template spells turns."
+            )
+        return self.get_input_embeddings()
 
 
 def local_context(config, stores, chunk: Chunk) -> AttentionContext:

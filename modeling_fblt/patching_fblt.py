@@ -63,6 +63,33 @@ def is_separator(ids: torch.Tensor, eos_token_id: int | list[int] | None) -> tor
     return found
 
 
+def ends_of_documents(position_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Which bytes end a document, by positions that begin at 0 with each: what packing without padding hands on.
+
+    Args:
+        position_ids: `[batch, n]`, of right-padded rows.
+        lengths: `[batch]`, real bytes per row.
+
+    Returns:
+        `[batch, n]` booleans. A row's last byte is none: what follows it is not known.
+
+    Raises:
+        ValueError: the positions neither go on by 1 nor begin again at 0.
+    """
+    column = torch.arange(position_ids.shape[1], device=position_ids.device)
+    begins = position_ids == 0
+    goes_on = torch.zeros_like(begins)
+    goes_on[:, 1:] = position_ids.diff(dim=1) == 1
+    if not bool((begins | goes_on | (column >= lengths[:, None])).all()):
+        raise ValueError(
+            "`position_ids` jump: FBLT counts positions itself, and reads from them only where documents begin; give "
+            "0, 1, 2 and so on for each document of a row, or leave them out."
+        )
+    ends = torch.zeros_like(begins)
+    ends[:, :-1] = begins[:, 1:]
+    return ends & (column + 1 < lengths[:, None])
+
+
 def document_starts(separator: torch.Tensor, position: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """Row position at which each position's document begins, next position included.
 

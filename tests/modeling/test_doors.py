@@ -22,7 +22,7 @@ INPUTS = {
         None, [[1, 2]], "abc", IDS.float(), IDS.bool(), IDS[0], IDS[None], IDS[:0], IDS[:, :0], IDS + 250, IDS - 200,
     ],
     "attention_mask": [[[1] * 7] * 2, "x", ONES[0], ONES[:1], ONES[:, :6], ONES * 2, ONES - 2, ONES * 0.5],
-    "position_ids": [ONES],
+    "position_ids": [ONES, "x", ONES.cumsum(1).double(), ONES.cumsum(1)[:, :3]],
     "inputs_embeds": [torch.ones(2, 7, 32)],
     "past_key_values": ["x", ((ONES, ONES),), object()],
 }  # fmt: skip

@@ -63,7 +63,7 @@ def test_every_recipe_trains_two_steps_at_a_shrunken_size(path, tmp_path):
     if "patcher" in recipe:
         recipe["patcher"]["output"] = str(tmp_path / "patcher")
         write_patcher(tmp_path / "patcher", recipe["model"])
-    if path.stem == "sft":
+    if path.stem in ("sft", "translate"):
         write_instructions(tmp_path / "data")
     elif "damage" in recipe:
         write_lines(tmp_path / "data")

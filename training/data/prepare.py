@@ -26,6 +26,7 @@ from .readers import Document
 from .restore.build import main as build_lines
 from .sources import COMMON_TRANSFORMATIONS, SOURCES, DemoSource
 from .splits import SPLITS, assign_splits, drop_repeated
+from .translate.build import main as build_pairs
 
 SCRIPT_VERSION = 1  # raise it when the same packages and seed give other documents
 
@@ -204,6 +205,7 @@ def demo(output: Path, cache_dir: Path, packages: Path | None, seed: int, overwr
 
 
 main.add_command(build_lines, "restore")
+main.add_command(build_pairs, "translate")
 
 if __name__ == "__main__":
     main()

@@ -4,13 +4,13 @@ import gettext
 import gzip
 import io
 import json
-import struct
 
 import pytest
 
 pytest.importorskip("datasets")
 
 from datasets import load_from_disk  # noqa: E402
+from fblt.training.data import folder  # noqa: E402
 from fblt.training.data.packages import Package, PackageError  # noqa: E402
 from fblt.training.data.restore import build  # noqa: E402
 from fblt.training.data.restore.catalogs import translations  # noqa: E402
@@ -24,22 +24,9 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from tests.cli import refusal  # noqa: E402
+from tests.training.data.catalogs import make_catalog  # noqa: E402
 
 FRENCH, ROMANIAN = BY_NAME["fr"], BY_NAME["ro"]
-
-
-def make_catalog(pairs: dict[str, str], order: str = "<") -> bytes:
-    """A .mo file as `msgfmt` lays it out."""
-    keys = sorted(pairs, key=str.encode)
-    originals, translated, body = [], [], b""
-    start = 28 + 16 * len(keys)
-    for table, texts in ((originals, keys), (translated, [pairs[key] for key in keys])):
-        for text in texts:
-            data = text.encode()
-            table.append((len(data), start + len(body)))
-            body += data + b"\0"
-    head = struct.pack(f"{order}7I", 0x950412DE, 0, len(keys), 28, 28 + 8 * len(keys), 0, start)
-    return head + b"".join(struct.pack(f"{order}2I", *entry) for entry in originals + translated) + body
 
 
 # --- readers ---
@@ -249,8 +236,8 @@ def sources(monkeypatch):
     monkeypatch.setattr(build, "SOURCES", found)
     monkeypatch.setattr(build, "unpack", lambda package, folder: make_package(folder, package.name))
     monkeypatch.setattr(build, "read_package", lambda name, folder: Package(name, "1", "0" * 64, folder / name))
-    monkeypatch.setattr(build, "missing_packages", lambda names, folder: [])
-    monkeypatch.setattr(build, "check_tools", lambda download: None)
+    monkeypatch.setattr(folder, "missing_packages", lambda names, folder: [])
+    monkeypatch.setattr(folder, "check_tools", lambda download: None)
 
 
 def test_the_builder_writes_lines_manifest_and_notices(tmp_path, sources):

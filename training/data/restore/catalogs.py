@@ -1,11 +1,20 @@
-"""Compiled message catalogues (`.mo`) -> their translations."""
+"""Compiled message catalogues (`.mo`) -> their messages and translations."""
 
 import struct
 from collections.abc import Iterator
 
 
 def translations(data: bytes) -> Iterator[str]:
-    """The translations in a catalogue's order; its header and messages left as they were are left out.
+    """The translations in a catalogue's order, plural forms one by one; see [`messages`]."""
+    for _, forms in messages(data):
+        yield from forms
+
+
+def messages(data: bytes) -> Iterator[tuple[list[str], list[str]]]:
+    """Messages and their translations in a catalogue's order; its header and messages left as they were are left out.
+
+    Yields:
+        The message, or its singular and plural; and the translation, or its plural forms.
 
     Raises:
         ValueError: `data` is no catalogue.
@@ -24,4 +33,4 @@ def translations(data: bytes) -> Iterator[str]:
         message, translation = sides
         message = message.rpartition("\x04")[2]  # what stands before is the message's context
         if message and translation != message:
-            yield from translation.split("\0")  # plural forms
+            yield message.split("\0"), translation.split("\0")

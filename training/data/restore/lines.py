@@ -21,24 +21,37 @@ _ROMANIAN = str.maketrans("şţŞŢ", "șțȘȚ")
 
 def lines_of(block: str, language: Language) -> Iterator[str]:
     """A block's usable lines: itself if it is short enough, else its sentences."""
-    text = _BLANKS.sub(" ", unicodedata.normalize("NFC", block.replace("\u00ad", ""))).strip()
+    text = normalized(block)
     if language.code == "ro":
         text = text.translate(_ROMANIAN)
-    for line in [text] if len(text.encode()) <= LARGEST else _SENTENCE_END.split(text):
-        line = line.strip()
+    for line in [text] if len(text.encode()) <= LARGEST else sentences_of(text):
         if is_usable(line, language):
             yield line
 
 
+def normalized(block: str) -> str:
+    """A block in NFC, without soft hyphens, each run of blanks one blank."""
+    return _BLANKS.sub(" ", unicodedata.normalize("NFC", block.replace("\u00ad", ""))).strip()
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a normalised block."""
+    return [sentence.strip() for sentence in _SENTENCE_END.split(text)]
+
+
 def is_usable(line: str, language: Language) -> bool:
-    """Whether a line has the right size, plain text, words enough, and its own language."""
+    """Whether a line is plain and in its own language."""
+    return is_plain(line) and is_native(line, language)
+
+
+def is_plain(line: str) -> bool:
+    """Whether a line has the right size, plain text of Latin letters, and words enough."""
     return (
         SMALLEST <= len(line.encode()) <= LARGEST
         and not _FORBIDDEN.search(line)
         and sum(character.isalpha() or character in PLAIN for character in line) >= PLAIN_SHARE * len(line)
         and len(WORD.findall(line)) >= FEWEST_WORDS
         and is_latin(line)
-        and is_native(line, language)
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..packages import Package
 from .catalogs import translations
 from .languages import Language, language_of
 from .markup import blocks_of_markup
@@ -59,16 +60,30 @@ class LineSource:
         """The packages' names, one for each tag where they have a `{}`."""
         return [name.format(tag) for name in self.packages for tag in (self.tags.split() if "{}" in name else [""])]
 
+    def matching(self, folder: Path) -> list[tuple[str, Path]]:
+        """The files to read below an unpacked package's `folder`, in order: from `usr/` on, and as a path."""
+        found = [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*"))]
+        return [
+            (name, path)
+            for name, path in found
+            if self.pattern.search(name) and not path.is_symlink() and path.is_file()
+        ]
+
     def find(self, folder: Path) -> list[tuple[str, Language, Path]]:
-        """Document, language and path of each file to read below an unpacked package's `folder`, in order."""
-        found = []
-        for path in sorted(folder.rglob("*")):
-            relative = path.relative_to(folder).as_posix()
-            if not self.pattern.search(relative) or path.is_symlink() or not path.is_file():
-                continue
-            if (language := language_of(relative)) is not None:
-                found.append((document_name(relative, language), language, path))
-        return found
+        """Document, language and path of each file whose path names a language, in order."""
+        found = [(name, language_of(name), path) for name, path in self.matching(folder)]
+        return [
+            (document_name(name, language), language, path) for name, language, path in found if language is not None
+        ]
+
+    def to_manifest(self, packages: list[Package]) -> dict:
+        """What the manifest says about the source and the packages that were read of it."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "license": self.licence,
+            "packages": [package.to_manifest() for package in packages],
+        }
 
 
 def document_name(path: str, language: Language) -> str:

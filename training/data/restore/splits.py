@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .lines import near_key
 
@@ -21,6 +22,9 @@ class Line:
     language: str
     license: str
     text: str
+
+
+L = TypeVar("L", bound=Line)
 
 
 @dataclass(frozen=True)
@@ -56,31 +60,49 @@ def split_of(line: Line, prose: frozenset[str], limits: Limits, seed: int) -> st
     return "validation" if place < 1.5 * limits.held_out else "train"
 
 
-def assign(lines: Iterable[Line], prose: frozenset[str], limits: Limits, seed: int) -> dict[str, list[Line]]:
+def text_key(line: Line) -> tuple[str]:
+    """What is never twice in the data, in any language: a line without case, marks, digits and punctuation."""
+    return (near_key(line.text),)
+
+
+def assign(
+    lines: Iterable[L],
+    prose: frozenset[str],
+    limits: Limits,
+    seed: int,
+    keys: Callable[[L], tuple[Hashable, ...]] = text_key,
+    shared: Callable[[L], tuple[Hashable, ...]] | None = None,
+) -> dict[str, list[L]]:
     """The lines of each split, at most `limits` of each language, in an order drawn by `seed`.
 
-    Lines that are equal without case, marks, digits, punctuation and blanks stand once, in the first split of
-    `PRIORITY` that has them, whatever their language.
+    Args:
+        lines: each with what a [`Line`] has.
+        prose: the sources of `test_prose`.
+        keys: keys of a line; of the lines of a split that share one, one stays.
+        shared: keys that no two splits may share, `keys` if None: a line stands in the first split of `PRIORITY` that
+            has one of them.
     """
-    candidates: dict[str, list[Line]] = defaultdict(list)
+    shared = shared or keys
+    candidates: dict[str, list[L]] = defaultdict(list)
     for line in lines:
         candidates[split_of(line, prose, limits, seed)].append(line)
-    seen: set[str] = set()
-    result: dict[str, list[Line]] = {}
+    seen: set[Hashable] = set()
+    result: dict[str, list[L]] = {}
     for split in PRIORITY:
         ordered = sorted(candidates[split], key=lambda line: (draw(seed, line.language, line.text), line.source))
         kept, amounts = [], defaultdict(int)
         limit = limits.train_bytes if split == "train" else getattr(limits, split)
-        own: set[str] = set()
+        own: set[Hashable] = set()
+        telling: set[Hashable] = set()
         for line in ordered:
-            key = near_key(line.text)
-            if key in seen or key in own:
+            if not seen.isdisjoint(shared(line)) or not own.isdisjoint(keys(line)):
                 continue
-            own.add(key)
+            own.update(keys(line))
+            telling.update(shared(line))
             if amounts[line.language] < limit:
                 amounts[line.language] += len(line.text.encode()) if split == "train" else 1
                 kept.append(line)
         # Held-out lines beyond the limit still keep their likes out of training: their documents are held out.
-        seen |= own
+        seen |= telling
         result[split] = kept
     return {split: result[split] for split in SPLITS}

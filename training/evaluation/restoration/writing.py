@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from fblt.batches import bytes_of, run_batches, write
 from fblt.restoring import prompt_of, room_for
 
+NETWORKS = ("decoder", "encoder", "global", "draft_head")
+
 
 @dataclass
 class Restored:
-    """Texts in the order of the prompts, new bytes, seconds, and calls of each network summed over lines."""
+    """Texts in the order of the prompts, new bytes, seconds, and calls of each network summed over lines.
+
+    Calls of a draft head are its steps, a position each.
+    """
 
     texts: list[str]
     written: int
@@ -37,7 +42,7 @@ def restore(model, damaged: Sequence[str], settings: dict, batch_size: int, prog
         batch_size: lines at a time; lines of similar length share a batch.
     """
     prompts = [prompt_of(line).encode() for line in damaged]
-    result = Restored([], 0, 0.0, 0.0, {"decoder": 0, "encoder": 0, "global": 0})
+    result = Restored([], 0, 0.0, 0.0, dict.fromkeys(NETWORKS, 0))
 
     def compute(number: int, batch: list[int]) -> list[str]:
         given = [prompts[index] for index in batch]

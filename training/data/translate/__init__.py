@@ -1,0 +1,1 @@
+"""Pairs to translate: French and German lines with their English, from Debian packages."""
