@@ -6,7 +6,11 @@ is never read, and overwritten by what is fed next. Buffers by patch grow with t
 networks see a window, so only the last bytes of each row are held.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
+
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
 from .chunk_fblt import Chunk
@@ -74,6 +78,15 @@ class PositionBuffer:
         """Keeps, repeats or reorders rows."""
         if self.data is not None:
             self.data = self.data.index_select(0, rows.to(self.data.device))
+
+    def join(self, others: Sequence["PositionBuffer"]) -> None:
+        """Adds the rows of other buffers; columns that a row does not have become zero."""
+        if self.data is None:
+            return
+        parts = [buffer.data for buffer in (self, *others)]
+        columns = max(part.shape[self.dim] for part in parts)
+        behind = 2 * (self.data.dim() - 1 - self.dim)  # numbers of padding for the dimensions after that of positions
+        self.data = torch.cat([F.pad(part, (*[0] * behind, 0, columns - part.shape[self.dim])) for part in parts])
 
     def slide(self, shift: torch.Tensor) -> None:
         """Drops the first `shift` `[batch]` columns of each row; what moves up at the end is stale."""
@@ -305,6 +318,22 @@ class FBLTCache(Cache):
             buffer.select(rows)
         self.origin.first = self.origin.first.index_select(0, rows.to(self.lengths.device))
         self._set_lengths(self.lengths.index_select(0, rows.to(self.lengths.device)))
+
+    def twin(self) -> "FBLTCache":
+        """A cache with the same content, of which rows can be selected and fed without a change of this one.
+
+        What is written to it before that may show in both.
+        """
+        held = [self.lengths, self.origin.first, *(buffer.data for buffer in self._buffers())]
+        return deepcopy(self, {id(tensor): tensor for tensor in held if tensor is not None})
+
+    def join(self, others: Sequence["FBLTCache"]) -> None:
+        """Adds the rows of other caches of the model after its own."""
+        for own, *more in zip(self._buffers(), *(cache._buffers() for cache in others), strict=True):
+            own.join(more)
+        self.origin.first = torch.cat([cache.origin.first for cache in (self, *others)])
+        self.most_columns = max(cache.most_columns for cache in (self, *others))
+        self._set_lengths(torch.cat([cache.lengths for cache in (self, *others)]))
 
     def _byte_buffers(self) -> list[PositionBuffer]:
         stores = [*self.patcher, *self.encoder, *self.decoder]

@@ -92,6 +92,10 @@ class VerifiedDrafter:
         if self.copied is not None:
             self.pace.observe(drafted, accepted, self.copied)
 
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps what is known of the rows with these indices."""
+        self.pace.select(rows)
+
 
 class PlainDrafter(VerifiedDrafter):
     """`ar`: drafts nothing that is not looked up."""
@@ -347,6 +351,9 @@ class BlockDrafter:
             room = state.limit - state.known
             draft.lengths = valid_prefix(utf8_state(_last_known(state)), draft.ids, draft.lengths, room)
         return draft
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Nothing is kept of rows."""
 
 
 DRAFTERS = {"ar": PlainDrafter, "blt-s": CausalDrafter, "blt-dv": VerifiedBlockDrafter}

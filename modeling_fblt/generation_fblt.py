@@ -20,7 +20,8 @@ Where an iteration waits for the device, once each:
 - for whether a causal draft goes on, after each of its bytes, with `draft_confidence`;
 - for the numbers of bytes that rows have, with logits processors, and, with a draft head too, for the known bytes of
   their blocks in the first iteration and with `block_anchor="patch"`; for acceptance, where drafts adapt;
-- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths.
+- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths;
+- for the bounds of the rows' lengths, when rows leave the batch: of those that leave, and of those that stay.
 
 The loop copies nothing to the device.
 """
@@ -41,6 +42,7 @@ from transformers.utils import logging
 
 from .byte_choice_fblt import ByteChoice
 from .cache_fblt import FBLTCache
+from .compaction_fblt import Compaction, by_row
 from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
@@ -241,6 +243,8 @@ class FBLTGenerationMixin(GenerationMixin):
         drafter, criteria = build_drafter(settings, self), Criteria(stopping_criteria)
         ended = torch.zeros_like(state.active)
         shown = int(state.known[0])
+        # Streamers, criteria and processors of a user's own are shown the whole batch.
+        compaction = Compaction(streamer is None and not criteria.others and by_row(logits_processor), state)
 
         # In every round, a row that has not ended writes a byte, so this is never the end of it.
         for done in range(state.budget * len(input_ids)):
@@ -273,9 +277,11 @@ class FBLTGenerationMixin(GenerationMixin):
             shown = show_new(streamer, state, shown)
             if state.has_ended(ended) or criteria.out_of_time(state):
                 break
+            ended = compaction.compact(state, drafter, ended)
 
         if streamer is not None:
             streamer.end()
+        compaction.bring_back(state)
         state.take_back(criteria.kept(state))
         return self._finish(state, input_ids, generation_config)
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The state of one `generate` call: what is known, what the caches hold, what is counted."""
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 ROOM = 512
 NETWORKS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe")
 COUNTERS = (*NETWORKS, "drafted", "accepted", "iterations")
+BY_ROW = ("prompt", "first", "text", "known", "active", "limit", "acceptance")  # tensors of a state
 
 
 @dataclass
@@ -62,6 +65,7 @@ class GenerationState:
         active: `[batch]`, rows that take part in this round.
         limit: `[batch]`, the most bytes a row may have.
         room: a bound of the bytes that a row may still write, kept on the host.
+        running: rows that have not ended, kept on the host.
         longest: the most bytes that a row has, kept on the host.
         dead: whether a row had to write where no byte was left to choose.
         round: rounds of the loop done.
@@ -87,6 +91,7 @@ class GenerationState:
         self.pad_id = 0 if pad_id is None else pad_id
         self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
         self.budget = self.room = budget
+        self.running = len(self.known)
         longest = settings.longest_draft(model.config)
         # Columns that a round may write after the known bytes of a row.
         self.spare = overshoot + longest + 1
@@ -172,19 +177,20 @@ class GenerationState:
         self.dead = self.dead | (dead & kept).any()
 
     def has_ended(self, ended: torch.Tensor) -> bool:
-        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room` and `longest`.
+        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room`, `longest` and
+        `running`.
 
         Raises:
             ValueError: a row had to write where no byte was left to choose.
         """
         least = self.written.masked_fill(ended, self.budget).min()
-        asked = torch.stack([ended.all().long(), least, self.known.max(), self.dead.long()])
-        done, least, self.longest, dead = asked.tolist()
+        asked = torch.stack([(~ended).sum(), least, self.known.max(), self.dead.long()])
+        self.running, least, self.longest, dead = asked.tolist()
         if dead:
             raise ValueError(f"`logits_processor`, or the weights: {NONE_LEFT}.")
         self.room = self.budget - least
         self._make_room()
-        return bool(done)
+        return self.running == 0
 
     def widths(self) -> list[int]:
         """New bytes that active rows have, each number once; the device is asked once while they stay the same."""
@@ -201,6 +207,36 @@ class GenerationState:
     def unfeed(self) -> None:
         """Takes the caches back to the bytes before the carried one."""
         self.cache.truncate(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps the rows with these indices."""
+        for name in BY_ROW:
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+        self.counts = {name: counter.index_select(0, rows) for name, counter in self.counts.items()}
+        for part in (self.cache, *self.record.values()):
+            part.select(rows)
+
+    def part(self, rows: torch.Tensor) -> "GenerationState":
+        """The state of the rows with these indices, with a cache of their own; this one stays as it is."""
+        part = copy(self)
+        part.cache = self.cache.twin()
+        part.record = {name: copy(buffer) for name, buffer in self.record.items()}
+        part.select(rows)
+        return part
+
+    def join(self, others: Sequence["GenerationState"], order: torch.Tensor) -> None:
+        """Takes in the rows of other states of this call; then those of all, these first, are put in `order`."""
+        self.longest = max(state.longest for state in (self, *others))
+        columns = max(state.text.shape[1] for state in (self, *others))
+        for state in (self, *others):
+            state.text = F.pad(state.text, (0, columns - state.text.shape[1]))
+        for name in BY_ROW:
+            setattr(self, name, torch.cat([getattr(state, name) for state in (self, *others)]))
+        self.counts = {name: torch.cat([state.counts[name] for state in (self, *others)]) for name in self.counts}
+        self.cache.join([state.cache for state in others])
+        for name, buffer in self.record.items():
+            buffer.join([state.record[name] for state in others])
+        self.select(order)
 
     def count(self, **amounts: int | torch.Tensor) -> None:
         """Adds to counters of active rows."""
