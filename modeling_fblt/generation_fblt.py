@@ -270,7 +270,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 dead = draft.dead
             # 4. Stop or go on.
             length, stopped = cut_at_stop(new, length, criteria.eos, state.limit - state.known)
-            length = torch.where(state.active, length, 0)
+            length = length * state.active
             state.note_dead_ends(dead, length)
             state.count_accepted(draft.lengths, torch.minimum(accepted, length))
             state.append(new, length, **record)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
-from torch.distributed.fsdp import FSDPModule
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
@@ -40,9 +39,12 @@ def warn_if_not_sharded(model: torch.nn.Module) -> None:
 
     Processes on CPUs train by DDP then, and nobody else says so.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true" or isinstance(model, FSDPModule):
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true" or not torch.distributed.is_available():
         return
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    from torch.distributed.fsdp import FSDPModule  # where torch has no distributed part, it cannot be imported
+
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    if several and not isinstance(model, FSDPModule):
         logger.warning_once(
             "FSDP is asked for, but the model is not sharded: Accelerate shards on accelerators only, and trains CPU "
             "processes by DDP, with all weights in each. `fblt train` shards on CPUs, too."
