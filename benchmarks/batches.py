@@ -44,7 +44,7 @@ from .random_models import GEOMETRIES, random_model, random_prompt
 
 PROMPT = 32  # bytes before what is written
 EARLY = 8  # rows that end early do so after this share of the bytes
-SEEN = 12  # bytes after which they end
+SEEN = 8  # bytes of a row's prompt by which it is told from the others
 VOCABULARY = 32_000
 
 
@@ -70,10 +70,10 @@ def write_seconds(model, clock: Callable[[], float], ids: torch.Tensor, new: int
 def ends_early(model, ids: torch.Tensor, new: int, count: int) -> list[list]:
     """A `sequence_bias` by which the first `count` rows of `ids` write `</s>` after `new // EARLY` bytes.
 
-    The bias goes by a row's last bytes, so rows must not repeat what others write.
+    The bias goes by all that a row wrote and the end of its prompt, which no other row has.
     """
     texts = model.generate(ids, max_new_tokens=new // EARLY, do_sample=False, decoding="ar").tolist()
-    return [[[*text[-SEEN:], model.config.eos_token_id], 1e4] for text in texts[:count]]
+    return [[[*text[-SEEN - new // EARLY :], model.config.eos_token_id], 1e4] for text in texts[:count]]
 
 
 def read_seconds(model, clock: Callable[[], float], ids: torch.Tensor) -> float:

@@ -22,8 +22,10 @@ from .cache_fblt import FBLTCache
 from .chunk_fblt import Chunk
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
 from .configuration_fblt import FBLTConfig
+from .counting_fblt import counting
 from .forward_steps_fblt import feed
-from .input_checks_fblt import check_cache, check_input, documents_of, refuse_keywords
+from .input_checks_fblt import check_arguments, check_cache, check_input, documents_of, refuse_keywords
+from .joined_maps_fblt import without_gradient
 from .masks_fblt import causal
 from .networks_fblt import (
     FBLTDecoder,
@@ -132,7 +134,7 @@ class FBLTModel(FBLTPreTrainedModel):
         if cache is not None:
             cache.make_room()
         position = torch.zeros_like(lengths) if cache is None else cache.lengths
-        first = torch.zeros_like(position) if cache is None else cache.document_start.at(position)
+        first = torch.zeros_like(position) if cache is None else cache.here(cache.document_start)
         separator = is_separator(ids, self.config.eos_token_id)
         if document_ends is not None:
             separator = separator | document_ends
@@ -140,11 +142,11 @@ class FBLTModel(FBLTPreTrainedModel):
             ids=ids,
             lengths=lengths,
             position=position,
-            positions=position[:, None] + torch.arange(n, device=ids.device),
+            positions=counting(n, ids.device).expand(batch, -1) if cache is None else cache.following(0, n),
             document_start=document_starts(separator, position, first),
             separator=separator,
             cache=cache,
-            column=None if cache is None else cache.columns_from(position, n),
+            column=None if cache is None else cache.place(0, n),
         )
 
     @torch.no_grad()
@@ -183,7 +185,7 @@ class FBLTModel(FBLTPreTrainedModel):
             last = chunk.lengths[:, None]
             starts = starts.scatter(1, last, starts.gather(1, last) | close_patch[:, None])
         chunk.starts = starts
-        before = torch.zeros_like(chunk.position) if cache is None else cache.patch_index.at(chunk.position)
+        before = torch.zeros_like(chunk.position) if cache is None else cache.here(cache.patch_index)
         chunk.patch_index = before[:, None] + F.pad(starts[:, 1:].long().cumsum(1), (1, 0))
         if cache is not None:
             cache.write_segmentation(chunk)
@@ -217,7 +219,7 @@ class FBLTModel(FBLTPreTrainedModel):
         width = self.config.global_config.hidden_size
         previous = states.new_zeros(states.shape[0], 1, width)
         if cache is not None and cache.latents.data is not None:
-            previous = cache.latents.at((first - 1).clamp(min=0))[:, None]
+            previous = cache.last_latent()
         if m == 0:
             return previous
 
@@ -229,19 +231,21 @@ class FBLTModel(FBLTPreTrainedModel):
         patch = torch.where(real, patch, m)
         patches = self.encoder.pool(states, patch, m)
 
-        index = first[:, None] + torch.arange(m, device=chunk.ids.device)  # [batch, m], patch indices in the row
+        index = first[:, None] + counting(m, chunk.ids.device)  # [batch, m], patch indices in the row
         document = self._patch_documents(chunk, separator, patch, m)
         fresh = cache is None or cache.max_patches == 0
-        keys = index[0] if fresh else torch.arange(cache.max_patches + m, device=chunk.ids.device)
+        keys = index[0] if fresh else counting(cache.max_patches + m, chunk.ids.device)
         context = SquareContext(causal(index[:, :, None], keys, document[:, :m, None]))
         if cache is not None:
             end = cache.max_patches + m
             span = None if fresh else (0, end)
-            context = CachedContext(cache.global_transformer, [(slice(None), index)], end, context, span)
+            place = cache.max_patches if cache.min_patches == cache.max_patches else index
+            context = CachedContext(cache.global_transformer, [(slice(None), place)], end, context, span)
         latents = self.global_transformer(patches, index, context)
         if cache is not None:
-            cache.latents.write(latents, index, end)
-            cache.document_patch.write(document, torch.cat([index, index[:, -1:] + 1], dim=1), end + 1)
+            cache.latents.write(latents, place, end)
+            more = place if isinstance(place, int) else torch.cat([index, index[:, -1:] + 1], dim=1)
+            cache.document_patch.write(document, more, end + 1)
         return torch.cat([previous.to(latents.dtype), latents], dim=1)
 
     def _patch_documents(self, chunk: Chunk, separator: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
@@ -272,6 +276,8 @@ class FBLTModel(FBLTPreTrainedModel):
         latent_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
         context = local_context(self.config.decoder_config, None if chunk.cache is None else chunk.cache.decoder, chunk)
         latent_index = latent_index.clamp(max=latents.shape[1] - 1)  # padding may count on
+        if latents.shape[1] == 1 and chunk.cache is not None and without_gradient(latents):
+            latents = chunk.cache.last_reads(self.decoder) if chunk.cache.max_patches else latents
         return self.decoder(
             self.decoder_input(chunk.ids, states), latents, latent_index, chunk.positions, context, recorder
         )
@@ -289,7 +295,7 @@ class FBLTModel(FBLTPreTrainedModel):
         anchor = blocks.anchors[row, block]
         # Latents of all rows, one after the other. A block continues after the byte before its anchor, and reads the
         # latent that this byte reads.
-        first = torch.arange(batch, device=row.device)[:, None] * latents.shape[1]
+        first = counting(batch, row.device)[:, None] * latents.shape[1]
         clean_index = chunk.patch_index[:, 1:].clamp(max=latents.shape[1] - 1) + first
         latent_index = torch.cat([clean_index.flatten(), clean_index[row, anchor - 1]])
         positions = torch.cat([chunk.positions.flatten(), anchor + offset])
@@ -299,7 +305,7 @@ class FBLTModel(FBLTPreTrainedModel):
         build = flex_block_attention if uses_flex(config) else BlockAttentionContext
         context = build(chunk.document_start[:, :n], config.sliding_window, blocks.anchors, present)
         masked = batch * n + blocks.masked[present].nonzero()[:, 0]
-        asked = torch.cat([torch.arange(batch * n, device=masked.device), masked])
+        asked = torch.cat([counting(batch * n, masked.device), masked])
         hidden = self.decoder(
             hidden[None],
             latents.flatten(0, 1)[None],
@@ -357,6 +363,7 @@ class FBLTModel(FBLTPreTrainedModel):
             TypeError, ValueError: an argument that FBLT cannot use; the message names it and the remedy.
         """
         refuse_keywords(self, kwargs)
+        check_arguments(use_cache=use_cache, **kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
         check_cache(self.config, cache, len(input_ids))

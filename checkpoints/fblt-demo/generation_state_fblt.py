@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .cache_fblt import FBLTCache, PositionBuffer
+from .counting_fblt import counting
 from .forward_steps_fblt import Fed, feed
 from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
@@ -116,12 +117,12 @@ class GenerationState:
 
     def transcript(self, text: torch.Tensor, new: int) -> torch.Tensor:
         """The prompt's columns, then the first `new` new bytes of `text` `[batch, *]`: `[batch, n + new]`."""
-        position = self.first[:, None] + torch.arange(new, device=text.device)
+        position = self.first[:, None] + counting(new, text.device)
         return torch.cat([self.prompt, text.gather(1, position.clamp(max=text.shape[1] - 1))], dim=1)
 
     def padded(self, new: int, written: torch.Tensor) -> torch.Tensor:
         """The prompt's columns and `new` more, padded after each row's `written` `[batch]` new bytes."""
-        column = torch.arange(self.prompt.shape[1] + new, device=written.device)
+        column = counting(self.prompt.shape[1] + new, written.device)
         padding = column >= self.prompt.shape[1] + written[:, None]
         return self.transcript(self.text, new).masked_fill(padding, self.pad_id)
 
@@ -131,7 +132,7 @@ class GenerationState:
 
     def with_draft(self, draft: torch.Tensor) -> torch.Tensor:
         """The text with a draft `[batch, r]` after the known bytes; it has room for one."""
-        position = self.known[:, None] + torch.arange(draft.shape[1], device=draft.device)
+        position = self.known[:, None] + counting(draft.shape[1], draft.device)
         return self.text.scatter(1, position, draft)
 
     def fed_text(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,21 +147,23 @@ class GenerationState:
         """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""
         start = self.cache.lengths
         lengths = torch.where(self.active, self.known - last - start, 0).clamp(min=0)
-        position = start[:, None] + torch.arange(int(lengths.max()), device=start.device)
+        position = start[:, None] + counting(int(lengths.max()), start.device)
         return self.text.gather(1, position.clamp(max=self.text.shape[1] - 1)), lengths
 
     def append(self, new: torch.Tensor, length: torch.Tensor, **record: torch.Tensor) -> None:
         """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes, and what is recorded of them."""
         self.text = self.with_draft(new)
-        column = self.written[:, None] + torch.arange(new.shape[1], device=new.device)
-        for name, buffer in self.record.items():
-            buffer.write(record[name].float(), column, int(self.written.max()) + new.shape[1])
+        if self.record:
+            column = self.written[:, None] + counting(new.shape[1], new.device)
+            end = int(self.written.max()) + new.shape[1]
+            for name, buffer in self.record.items():
+                buffer.write(record[name].float(), column, end)
         self.known = self.known + length
 
     def recorded(self) -> dict[str, tuple[torch.Tensor, ...]]:
         """What was recorded, one `[batch, vocab]` per new byte of the longest row; zero after a row's last."""
         width = int(self.written.max())
-        padding = torch.arange(width, device=self.known.device) >= self.written[:, None]
+        padding = counting(width, self.known.device) >= self.written[:, None]
         return {
             name: buffer.read(0, width).masked_fill(padding[..., None], 0).unbind(1)
             for name, buffer in self.record.items()
@@ -173,7 +176,7 @@ class GenerationState:
 
     def note_dead_ends(self, dead: torch.Tensor, length: torch.Tensor) -> None:
         """Notes rows that keep bytes, the first `length` `[batch]` of `dead` `[batch, r]`, for which none was left."""
-        kept = torch.arange(dead.shape[1], device=dead.device) < length[:, None]
+        kept = counting(dead.shape[1], dead.device) < length[:, None]
         self.dead = self.dead | (dead & kept).any()
 
     def has_ended(self, ended: torch.Tensor) -> bool:
@@ -241,7 +244,10 @@ class GenerationState:
     def count(self, **amounts: int | torch.Tensor) -> None:
         """Adds to counters of active rows."""
         for name, amount in amounts.items():
-            self.counts[name] += torch.where(self.active, amount, 0)
+            if isinstance(amount, int):
+                self.counts[name].add_(self.active, alpha=amount)
+            else:
+                self.counts[name].add_(amount * self.active)
 
     def count_accepted(self, drafted: torch.Tensor, kept: torch.Tensor) -> None:
         """Counts a round's `[batch]` drafted bytes that were kept."""
@@ -264,9 +270,12 @@ class GenerationState:
             Next-byte logits after the carried byte, and after each drafted one: `[batch, r + 1, vocab]`.
         """
         r = draft.shape[1]
+        if self.round > 0:  # all that is known and not fed is the carried byte: the last round fed what was before it
+            ids = torch.cat([self.carried(), draft], dim=1) if r else self.carried()
+            return self.lm.byte_logits(self.feed(ids, (lengths + 1) * self.active).hidden)
         ids, before = self.unfed(last=0)
-        index = before[:, None] + torch.arange(r, device=ids.device)
+        index = before[:, None] + counting(r, ids.device)
         ids = F.pad(ids, (0, r)).scatter(1, index, draft)
         fed = self.feed(ids, torch.where(self.active, before + lengths, 0))
-        judged = (before - 1).clamp(min=0)[:, None] + torch.arange(r + 1, device=ids.device)
+        judged = (before - 1).clamp(min=0)[:, None] + counting(r + 1, ids.device)
         return self.lm.byte_logits(take_columns(fed.hidden, judged))

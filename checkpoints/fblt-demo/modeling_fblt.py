@@ -24,10 +24,17 @@ from .block_loss_fblt import (
 from .cache_fblt import FBLTCache
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_not_sharded
 from .configuration_fblt import FBLTConfig, FBLTDraftHeadConfig
+from .counting_fblt import counting
 from .draft_head_fblt import FBLTDraftHead
 from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
-from .input_checks_fblt import check_input, documents_of, refuse_in_generate, refuse_keywords
+from .input_checks_fblt import (
+    check_arguments,
+    check_input,
+    documents_of,
+    refuse_in_generate,
+    refuse_keywords,
+)
 from .layers_fblt import linear
 from .networks_fblt import FBLTPreTrainedModel
 from .padding_fblt import RightPadded
@@ -160,7 +167,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
     def byte_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[..., width]` decoder states -> `[..., vocab]` logits; `<mask>` is never predicted."""
         logits = self.lm_head(hidden)
-        never = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
+        never = counting(logits.shape[-1], logits.device) == self.config.mask_token_id
         return logits.masked_fill(never, torch.finfo(logits.dtype).min)
 
     def forward(
@@ -189,6 +196,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
                 together with a cache, or hidden states asked of a step that trains blocks; the message names it.
         """
         refuse_keywords(self, kwargs)
+        check_arguments(use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
@@ -309,7 +317,7 @@ def next_byte_targets(
     rows: RightPadded, labels: torch.Tensor | None, shift_labels: torch.Tensor | None
 ) -> torch.Tensor:
     """The label of the byte after each byte; -100 where there is none. `[batch, n]`, right-padded."""
-    positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+    positions = counting(rows.ids.shape[1], rows.ids.device)
     if shift_labels is not None:
         return rows.take(shift_labels).masked_fill(positions >= rows.lengths[:, None], IGNORED)
     following = F.pad(rows.take(labels), (0, 1), value=IGNORED)[:, 1:]
