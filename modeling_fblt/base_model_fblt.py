@@ -24,7 +24,7 @@ from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given
 from .configuration_fblt import FBLTConfig
 from .counting_fblt import counting
 from .forward_steps_fblt import feed
-from .input_checks_fblt import check_cache, check_input, documents_of, refuse_keywords
+from .input_checks_fblt import check_arguments, check_cache, check_input, documents_of, refuse_keywords
 from .joined_maps_fblt import without_gradient
 from .masks_fblt import causal
 from .networks_fblt import (
@@ -363,6 +363,7 @@ class FBLTModel(FBLTPreTrainedModel):
             TypeError, ValueError: an argument that FBLT cannot use; the message names it and the remedy.
         """
         refuse_keywords(self, kwargs)
+        check_arguments(use_cache=use_cache, **kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
         check_cache(self.config, cache, len(input_ids))

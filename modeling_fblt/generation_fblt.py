@@ -192,6 +192,10 @@ class FBLTGenerationMixin(GenerationMixin):
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
     def _get_logits_processor(self, generation_config, *args, **kwargs) -> LogitsProcessorList:
+        mask = (kwargs.get("model_kwargs") or {}).get("attention_mask")
+        if mask is not None:
+            # Processors are shown rows with their padding on the left, and told so.
+            kwargs["model_kwargs"] = {**kwargs["model_kwargs"], "attention_mask": mask.sort(dim=1).values}
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
         if getattr(generation_config, "valid_utf8", False):
             # Before all others: what warpers keep must be what can be written.

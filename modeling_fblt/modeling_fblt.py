@@ -28,7 +28,13 @@ from .counting_fblt import counting
 from .draft_head_fblt import FBLTDraftHead
 from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
-from .input_checks_fblt import check_input, documents_of, refuse_in_generate, refuse_keywords
+from .input_checks_fblt import (
+    check_arguments,
+    check_input,
+    documents_of,
+    refuse_in_generate,
+    refuse_keywords,
+)
 from .layers_fblt import linear
 from .networks_fblt import FBLTPreTrainedModel
 from .padding_fblt import RightPadded
@@ -190,6 +196,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
                 together with a cache, or hidden states asked of a step that trains blocks; the message names it.
         """
         refuse_keywords(self, kwargs)
+        check_arguments(use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)

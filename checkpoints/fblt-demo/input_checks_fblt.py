@@ -15,6 +15,7 @@ from transformers.utils import TransformersKwargs
 from .block_loss_fblt import IGNORED
 from .cache_fblt import FBLTCache
 from .configuration_fblt import MASK_ID
+from .fields_fblt import Rule, check_fields, flag, is_number, is_whole
 from .padding_fblt import RightPadded, check_shapes
 from .patching_fblt import ends_of_documents
 
@@ -33,6 +34,30 @@ _TAKEN = {
 # Say again, for attention kernels, where documents begin that `position_ids` tell apart.
 _BESIDE_POSITIONS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 _SAYS_NOTHING = {"is_causal": True}
+_FLAG = flag(None)
+_ARGUMENTS = {
+    "use_cache": _FLAG,
+    "return_dict": _FLAG,
+    "output_attentions": _FLAG,
+    "output_hidden_states": _FLAG,
+    "logits_to_keep": Rule(
+        lambda value: _is_index(value) or (is_whole(value) and value >= 0),
+        "give 0 or more columns, or a tensor of columns",
+    ),
+    "num_items_in_batch": Rule(
+        lambda value: value is None or isinstance(value, torch.Tensor) or (is_number(value) and value > 0),
+        "give the number of target bytes, more than 0, or None",
+    ),
+}
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 1 and value.dtype in (torch.long, torch.int32)
+
+
+def check_arguments(**arguments: Any) -> None:
+    """Raises a ValueError for an argument of `forward`, beside ids and labels, that is of another kind."""
+    check_fields(arguments, _ARGUMENTS)
 
 
 def whole_numbers(name: str, values: Any, expected: str) -> torch.Tensor:

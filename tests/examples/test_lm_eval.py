@@ -34,8 +34,7 @@ def run(model, task: str, folder: Path, monkeypatch, **settings) -> dict:
 
 @pytest.mark.parametrize("window", [None, 24])
 def test_bits_per_byte_of_a_text(model, window, tmp_path, monkeypatch):
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "architecture.md").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "LICENSE").write_text(TEXT, encoding="utf-8")
     results = run(model, "byte_text", tmp_path, monkeypatch, max_length=window, add_bos_token=False)
     content = TEXT.encode()
     nats = 0.0

@@ -48,7 +48,7 @@ def test_a_round_waits_for_lengths_shapes_and_the_end_alone(name, rounds):
     for found in rounds[1:]:  # the first reads the prompt
         assert set(found) <= {"list", "aten._local_scalar_dense"}
         assert 2 <= found["list"] <= 3  # lengths after feeding and after taking back, and the end
-        assert 2 <= found["aten._local_scalar_dense"] <= 3  # the longest row, its patches, the open patch
+        assert 1 <= found["aten._local_scalar_dense"] <= 3  # patches, the open patch; `blt-d`: what is not fed
 
 
 def test_rows_that_leave_cost_two_waits(rounds, monkeypatch):
