@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from fblt.benchmarks import operators
-from fblt.benchmarks.decoding import ANY_MODEL, WITH_BLOCKS, bundled_prompts
+from fblt.benchmarks.decoding import bundled_prompts
+from fblt.benchmarks.decoding_modes import ANY_MODEL, WITH_BLOCKS
 from fblt.benchmarks.random_models import geometry_tiny, random_model
 
 from modeling_fblt import FBLTForCausalLM
