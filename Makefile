@@ -3,6 +3,8 @@
 # make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format
 # make docs                               the documentation as a site, build/site/index.html; a warning is an error
+# make picture [ARGS="..."]               docs/images/decodings.svg: the decodings at work, animated
+# make browser                            Chromium, from Debian's packages, for the test of the page; needs root
 # make clean                              remove the virtual environment and everything built
 #
 # Each target makes .venv with $(PYTHON) and installs what it needs, once; after that nothing needs the network.
@@ -22,7 +24,7 @@ override export PROMPT := $(value PROMPT)
 PROMPT_OPTION := $(if $(value PROMPT),--prompt="$$PROMPT")
 endif
 
-.PHONY: demo test contract lint docs clean
+.PHONY: demo test contract lint docs picture browser clean
 .NOTPARALLEL:
 
 demo: export HF_HUB_OFFLINE := 1
@@ -33,6 +35,7 @@ demo: $(VENV)/.installed-bench
 test contract: export HF_HUB_OFFLINE := 1
 test contract: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed-test $(OLDEST_VENV)/.installed lint
+	@command -v chromium > /dev/null || echo "No Chromium: the page is not tested in a browser; make browser installs it."
 	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
 	$(if $(value ARGS),,$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) -m contract)
 
@@ -42,6 +45,13 @@ contract: $(OLDEST_VENV)/.installed
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+picture: export HF_HUB_OFFLINE := 1
+picture: $(VENV)/.installed-bench
+	$(VENV)/bin/python examples/animation.py $(PROMPT_OPTION) $(ARGS)
+
+browser:
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 docs: export HF_HUB_OFFLINE := 1
 docs: export NO_MKDOCS_2_WARNING := 1

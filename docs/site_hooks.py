@@ -26,7 +26,6 @@ TAKEN_IN = {
     "checkpoints/fblt-demo/README.md": "rooms/model-card.md",
     "README.md": "index.md",
     "benchmarks/results/decoding.png": "images/decoding.png",
-    "examples/demo.svg": "images/demo.svg",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

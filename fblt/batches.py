@@ -3,14 +3,19 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch.nn import Module
 from tqdm.auto import tqdm
 
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, PAD_ID
+
+from .files import appearing_file
 
 FORMAT = 1  # of journals; raise it when an entry changes its meaning
 
@@ -145,11 +150,35 @@ class Journal:
         """Notes a batch's results, fit for JSON, as finished."""
         self._append([number, results])
 
-    def close(self, remove: bool = False) -> None:
-        """Leaves the journal for the next run, or removes it once the output is written."""
+    def close(self) -> None:
+        """Leaves the journal for the next run."""
         self.file.close()
-        if remove:
-            self.path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """For a run whose output is written."""
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_result(output: Path | None, run: dict) -> Iterator[tuple[Journal | None, BinaryIO]]:
+    """A file that takes the place of `output` when the block ends, with a journal until then; both stay beside it if
+    the block fails. Standard output, and no journal, for None.
+
+    Args:
+        run: see [`Journal`].
+    """
+    if output is None:
+        yield None, sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    journal = Journal(output, run)
+    try:
+        with appearing_file(output) as partial, partial.open("wb") as file:
+            yield journal, file
+        journal.remove()
+    finally:
+        journal.close()
 
 
 def run_batches(

@@ -10,6 +10,7 @@ COMMANDS = {
     "restore": ("fblt.restore:main", "Give the lines of a file their accents, case, punctuation and spelling back."),
     "serve": ("fblt.serving.command:main", "Serve a model to OpenAI's clients, over HTTP."),
     "patch": ("fblt.patch:main", "Show where a model starts patches in a text."),
+    "page": ("fblt.page.command:main", "Show a page on which a model writes, for a browser."),
     "convert": ("fblt.conversion.convert_blt:main", "Make an FBLT of a BLT, in whichever layout it comes."),
     "validate-blt": ("fblt.conversion.validate:main", "Compare a converted FBLT with the BLT it was made of."),
     "export-blt": ("fblt.conversion.export_blt:main", "Write an FBLT as a BLT, in Meta's layouts or transformers'."),

@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from modeling_fblt import FBLTForCausalLM
 
+from .tokenizers import check_tokenizer
+
 MODEL = click.argument("model")
 TEXT = click.argument("text", default="-")
 
@@ -21,12 +23,14 @@ def load(
         dtype: of the weights; `"auto"` for that of the file.
 
     Raises:
-        ValueError: it is no FBLT.
+        ValueError: it is no FBLT, or its tokenizer is not the byte tokenizer.
     """
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     if not isinstance(loaded, FBLTForCausalLM):
         raise ValueError(f"model {model!r}: is a {type(loaded).__name__}; give an FBLT")
-    return loaded.eval().to(torch.device(device)), AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    check_tokenizer(tokenizer, f"model {model!r}")
+    return loaded.eval().to(torch.device(device)), tokenizer
 
 
 def read_text(text: str) -> str:

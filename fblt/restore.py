@@ -14,9 +14,8 @@ from pathlib import Path
 import click
 import torch
 
-from .batches import Journal, weights_digest
+from .batches import weights_digest, written_result
 from .commands import Command
-from .files import appearing_file
 from .inputs import load
 from .remote_code import CHECKOUT
 from .restoring import LONGEST, restore_pieces, restore_text
@@ -44,31 +43,19 @@ def main(file: str, model: str | None, output: Path | None, decoding: str | None
     # A CPU computes in float32 fastest, whatever the weights were saved in.
     network, _ = load(model or str(BUNDLED), device, torch.float32 if device == "cpu" else "auto")
     settings = {} if decoding is None else {"decoding": decoding}
-    journal = None
-    if output is not None:
-        run = {
-            "FILE": hashlib.sha256(data).hexdigest(),
-            "--model": weights_digest(network),
-            "--decoding": decoding,
-            "--batch-size": batch_size,
-            "--device": str(network.device),
-            "longest piece": LONGEST,
-        }
-        journal = Journal(output, run)
-    try:
+    run = {
+        "FILE": hashlib.sha256(data).hexdigest(),
+        "--model": weights_digest(network),
+        "--decoding": decoding,
+        "--batch-size": batch_size,
+        "--device": str(network.device),
+        "longest piece": LONGEST,
+    }
+    with written_result(output, run) as (journal, file):
         text, counts = restore_text(
             data, lambda pieces: restore_pieces(network, pieces, batch_size, settings, journal, "restoring")
         )
-        if output is None:
-            sys.stdout.buffer.write(text)
-            sys.stdout.buffer.flush()
-        else:
-            with appearing_file(output) as partial:
-                partial.write_bytes(text)
-            journal.close(remove=True)
-    finally:
-        if journal is not None:
-            journal.close()
+        file.write(text)
     click.echo(report(counts), err=True)
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers.generation import LogitsProcessorList
 
+from .counting_fblt import counting
 from .generation_state_fblt import Draft, GenerationState
 from .processors_fblt import FBLTLastProcessor, dead_ends, find_processor
 from .verification_fblt import accept_greedy, accept_sampled
@@ -67,7 +68,7 @@ class ByteChoice:
         with an error, see [`GenerationState.note_dead_ends`].
         """
         dead = dead_ends(scores)[..., None]
-        ids = torch.arange(scores.shape[-1], device=scores.device)
+        ids = counting(scores.shape[-1], scores.device)
         return torch.where(dead, torch.where(ids == self.mask_id, -torch.inf, 0.0).to(scores.dtype), scores)
 
     @staticmethod
@@ -119,7 +120,7 @@ class ByteChoice:
         if not self.processors:
             return logits
         n, result = filled.shape[1], logits.float()
-        text = state.text.scatter(1, anchor[:, None] + torch.arange(n, device=anchor.device), filled)
+        text = state.text.scatter(1, anchor[:, None] + counting(n, anchor.device), filled)
         for count in known:
             scores = self.at(state, logits, text, max(n - count, 0), self.processors)
             result = torch.where((state.known - anchor == count)[:, None], scores, result)

@@ -6,10 +6,15 @@ is never read, and overwritten by what is fed next. Buffers by patch grow with t
 networks see a window, so only the last bytes of each row are held.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
+
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
 from .chunk_fblt import Chunk
+from .counting_fblt import counting
 from .gather_fblt import take_columns
 from .patching_fblt import PatchingState
 
@@ -35,6 +40,7 @@ class PositionBuffer:
     def __init__(self, dim: int = 1, origin: Origin | None = None):
         self.dim, self.origin = dim, origin
         self.data: torch.Tensor | None = None
+        self.writes = 0  # how often it was written to
 
     def column(self, position: torch.Tensor) -> torch.Tensor:
         """Columns that hold positions `[batch, ...]`."""
@@ -42,15 +48,21 @@ class PositionBuffer:
             return position
         return position - self.origin.first.view(-1, *[1] * (position.dim() - 1))
 
-    def write(self, values: torch.Tensor, column: torch.Tensor, end: int) -> None:
-        """Writes `values` (length along `dim`) to columns `[batch, length]`, all of them before `end`."""
+    def write(self, values: torch.Tensor, column: torch.Tensor | int, end: int) -> None:
+        """Writes `values` (length along `dim`) to columns `[batch, length]`, all of them before `end`; or from one
+        column on, the same in all rows.
+        """
         self._reserve(values, end)
+        self.writes += 1
         made_elsewhere = self.data.is_inference() and not torch.is_inference_mode_enabled()
         if made_elsewhere or self.data.requires_grad or values.requires_grad:
             # What was made in inference mode cannot be written to outside, and what a backward pass will read must not
             # be. Without gradients, as in decoding, buffers are written in place.
             self.data = self.data.clone()
-        row = torch.arange(len(column), device=column.device)[:, None]
+        if isinstance(column, int):
+            self.data.narrow(self.dim, column, values.shape[self.dim]).copy_(values)
+            return
+        row = counting(len(column), column.device)[:, None]
         values = values.to(self.data.dtype)
         # Written by index: scattering takes a CPU many times as long in bfloat16.
         if self.dim == 1:
@@ -64,7 +76,7 @@ class PositionBuffer:
 
     def at(self, position: torch.Tensor) -> torch.Tensor:
         """One entry per row: `[batch, ...]` for `position` `[batch]` (buffers with positions in dimension 1)."""
-        return self.data[torch.arange(position.shape[0], device=position.device), self.column(position)]
+        return self.data[counting(position.shape[0], position.device), self.column(position)]
 
     def gather(self, position: torch.Tensor) -> torch.Tensor:
         """`[batch, n, ...]` for `position` `[batch, n]` (buffers with positions in dimension 1)."""
@@ -74,13 +86,23 @@ class PositionBuffer:
         """Keeps, repeats or reorders rows."""
         if self.data is not None:
             self.data = self.data.index_select(0, rows.to(self.data.device))
+            self.writes += 1
+
+    def join(self, others: Sequence["PositionBuffer"]) -> None:
+        """Adds the rows of other buffers; columns that a row does not have become zero."""
+        if self.data is None:
+            return
+        parts = [buffer.data for buffer in (self, *others)]
+        columns = max(part.shape[self.dim] for part in parts)
+        behind = 2 * (self.data.dim() - 1 - self.dim)  # numbers of padding for the dimensions after that of positions
+        self.data = torch.cat([F.pad(part, (*[0] * behind, 0, columns - part.shape[self.dim])) for part in parts])
 
     def slide(self, shift: torch.Tensor) -> None:
         """Drops the first `shift` `[batch]` columns of each row; what moves up at the end is stale."""
         if self.data is None:
             return
         columns = self.data.shape[self.dim]
-        column = (shift[:, None] + torch.arange(columns, device=shift.device)).clamp(max=columns - 1)
+        column = (shift[:, None] + counting(columns, shift.device)).clamp(max=columns - 1)
         shape = [1] * self.data.dim()
         shape[0], shape[self.dim] = column.shape
         self.data = self.data.gather(self.dim, column.view(shape).expand_as(self.data))
@@ -129,7 +151,8 @@ class FBLTCache(Cache):
         latents, document_patch: by patch: output of the global transformer, and its document's first patch.
         min_column, max_column: over the rows, the least and the greatest column after a row's last byte, in buffers by
             byte position. Kept on the host, as the next two are.
-        max_length, max_patches: over the rows, the most bytes and the most complete patches.
+        max_length, min_patches, max_patches: over the rows, the most bytes, and the fewest and most complete patches.
+        slid: whether byte buffers have dropped anything; until then, columns are positions.
     """
 
     # transformers asks its layers, of which this cache has none, and takes silence for yes.
@@ -144,7 +167,9 @@ class FBLTCache(Cache):
         self.window = max(network.sliding_window for network in byte_networks)
         self.most_columns = 2 * (self.window + RETAINED)
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.min_column = self.max_column = self.max_length = self.max_patches = 0
+        self.min_column = self.max_column = self.max_length = self.min_patches = self.max_patches = 0
+        self.slid = False
+        self._reads: tuple[int, int | torch.Tensor, list[torch.Tensor]] | None = None
         self.columns = 0
         self.origin = origin = Origin(batch_size, device)
         self.ids, self.patch_index, self.patch_start, self.document_start, self.states = (
@@ -169,15 +194,21 @@ class FBLTCache(Cache):
 
     # --- state of the rows at their current lengths ---
 
+    def here(self, buffer: PositionBuffer) -> torch.Tensor:
+        """The entries of a buffer by byte at the rows' lengths, those of the next bytes: `[batch, ...]`."""
+        if self.min_column == self.max_column:
+            return buffer.data[:, self.max_column]
+        return buffer.at(self.lengths)
+
     def patching_state(self) -> PatchingState:
         """What the bytes so far decided about the next chunk's patches."""
-        start = self.patch_start.at(self.lengths)
+        start = self.here(self.patch_start)
         two_back = self.lengths[:, None] + torch.arange(-2, 0, device=self.lengths.device)
         previous = self.ids.gather(two_back.clamp(min=0))
         return PatchingState(
             position=self.lengths,
             last_start=start,
-            document_start=self.document_start.at(self.lengths),
+            document_start=self.here(self.document_start),
             first_is_start=start == self.lengths,
             previous=previous.masked_fill(two_back < 0, -1),
         )
@@ -190,7 +221,7 @@ class FBLTCache(Cache):
 
     def ids_so_far(self) -> torch.Tensor:
         """All ids fed and not taken back, `[batch, longest row]`, right-padded with whatever was there."""
-        position = torch.arange(self.max_length, device=self.lengths.device).expand(len(self.lengths), -1)
+        position = counting(self.max_length, self.lengths.device).expand(len(self.lengths), -1)
         column = self.ids.column(position).clamp(min=0, max=self.ids.data.shape[1] - 1)
         held = take_columns(self.ids.data, column)
         if self.earlier_ids.data is None:
@@ -205,7 +236,19 @@ class FBLTCache(Cache):
 
     def last_latent(self) -> torch.Tensor:
         """The latent of the last complete patch, which the next byte reads: `[batch, 1, global width]`."""
-        return self.latents.at(self.patch_index.at(self.lengths) - 1)[:, None]
+        if self.min_patches == self.max_patches:
+            return self.latents.read(self.max_patches - 1, self.max_patches)
+        return self.latents.at(self.here(self.patch_index) - 1)[:, None]
+
+    def last_reads(self, decoder) -> list[torch.Tensor]:
+        """What bytes read of [`last_latent`], see `FBLTDecoder.read`; computed once while it is the last."""
+        # Where rows have different numbers of patches, their lengths say as much: a change makes a new tensor.
+        last = self.max_patches if self.min_patches == self.max_patches else self.lengths
+        made = self._reads
+        same = made is not None and made[0] == self.latents.writes and type(made[1]) is type(last)
+        if not same or (made[1] != last if isinstance(last, int) else made[1] is not last):
+            self._reads = self.latents.writes, last, decoder.read(self.last_latent())
+        return self._reads[2]
 
     def open_patch_bytes(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encoder states, ids and patch (counted from the open one) of the bytes since the open patch began.
@@ -213,10 +256,10 @@ class FBLTCache(Cache):
         Returns:
             `[batch, length, width]`, `[batch, length]`, `[batch, length]`; past a row's end the patch is out of range.
         """
-        start = self.patch_start.at(chunk.position)
+        start = self.here(self.patch_start)
         end = chunk.position + chunk.lengths
         length = int((end - start).max())
-        position = start[:, None] + torch.arange(length, device=start.device)
+        position = start[:, None] + counting(length, start.device)
         inside = position < end[:, None]
         position = torch.where(inside, position, start[:, None])
         patch = self.patch_index.gather(position) - chunk.patch_index[:, :1]
@@ -226,7 +269,22 @@ class FBLTCache(Cache):
 
     def columns_from(self, position: torch.Tensor, length: int) -> torch.Tensor:
         """Columns of byte buffers for `length` positions from `position` `[batch]` on: `[batch, length]`."""
-        return (position - self.origin.first)[:, None] + torch.arange(length, device=position.device)
+        return (position - self.origin.first)[:, None] + counting(length, position.device)
+
+    def place(self, offset: int, length: int) -> torch.Tensor | int:
+        """Where to write `length` positions that begin `offset` after the rows' lengths: one column for all rows where
+        that is known on the host, else columns `[batch, length]`.
+        """
+        if self.min_column == self.max_column:
+            return self.max_column + offset
+        return self.columns_from(self.lengths + offset, length)
+
+    def following(self, offset: int, length: int) -> torch.Tensor:
+        """The `length` positions that begin `offset` after the rows' lengths: `[batch, length]`."""
+        if self.min_column == self.max_column and not self.slid:
+            first = self.max_column + offset
+            return counting(first + length, self.lengths.device, start=first).expand(len(self.lengths), -1)
+        return (self.lengths + offset)[:, None] + counting(length, self.lengths.device)
 
     def span(self, window: int, new: int) -> tuple[int, int]:
         """Columns `[low, high)` that hold all keys of `new` more positions per row, each seeing `window` positions."""
@@ -234,7 +292,8 @@ class FBLTCache(Cache):
 
     def positions(self, span: tuple[int, int]) -> torch.Tensor:
         """Positions that columns `[low, high)` of the byte buffers hold: `[batch, high - low]`."""
-        return self.origin.first[:, None] + torch.arange(*span, device=self.lengths.device)
+        column = counting(span[1], self.lengths.device, start=span[0])
+        return self.origin.first[:, None] + column if self.slid else column.expand(len(self.lengths), -1)
 
     # --- growing and taking back ---
 
@@ -251,7 +310,7 @@ class FBLTCache(Cache):
         self.earlier_ids.write(held, self.positions((0, held.shape[1])), end)
         for buffer in self._byte_buffers():
             buffer.slide(shift)
-        self.origin.first = self.origin.first + shift
+        self.origin.first, self.slid = self.origin.first + shift, True
         self._set_lengths(self.lengths)
         # A patch longer than all windows is held whole; the next slide waits until it has doubled.
         self.most_columns = 2 * max(self.window + RETAINED, self.max_column)
@@ -259,12 +318,12 @@ class FBLTCache(Cache):
     def write_segmentation(self, chunk: Chunk) -> None:
         """Records a chunk's bytes and where their patches and documents start."""
         end = self.max_column + chunk.starts.shape[1]
-        column = torch.cat([chunk.column, chunk.column[:, -1:] + 1], dim=1)  # the next position is known too
+        column = self.place(0, chunk.starts.shape[1])  # the next position is known too
         self.ids.write(chunk.ids, chunk.column, end)
         self.patch_index.write(chunk.patch_index, column, end)
         self.document_start.write(chunk.document_start, column, end)
-        begins = torch.where(chunk.starts, column + self.origin.first[:, None], -1)
-        begins[:, 0] = self.patch_start.at(chunk.position)
+        begins = (self.following(0, chunk.starts.shape[1]) + 1) * chunk.starts - 1  # -1 where none starts
+        begins[:, 0] = self.here(self.patch_start)
         self.patch_start.write(begins.cummax(dim=1).values, column, end)
 
     def extend(self, chunk: Chunk) -> None:
@@ -282,18 +341,25 @@ class FBLTCache(Cache):
         self.columns -= before - self.max_length
 
     def _set_lengths(self, lengths: torch.Tensor) -> None:
-        held = lengths - self.origin.first
-        here = torch.maximum(lengths, self.origin.first)
-        lost = (self.origin.first > 0) & ((held < self.window) | (self.patch_start.at(here) < self.origin.first))
-        bounds = [held.min(), held.max(), lengths.max(), self.patch_index.at(here).max(), lost.any().long()]
-        *bounds, any_lost = torch.stack(bounds).tolist()  # the one place where a step waits for the device's lengths
+        row = counting(len(lengths), lengths.device)
+        if not self.slid:  # columns are positions
+            bounds = [*lengths.aminmax(), *self.patch_index.data[row, lengths].aminmax()]
+            low, high, *patches = torch.stack(bounds).tolist()  # as below
+            any_lost, bounds = False, [low, high, high, *patches]
+        else:
+            held = lengths - self.origin.first
+            here = held.clamp(min=0)
+            lost = (held < self.window) | (self.patch_start.data[row, here] < self.origin.first)
+            lost = ((self.origin.first > 0) & lost).any().long()
+            bounds = [*held.aminmax(), lengths.max(), *self.patch_index.data[row, here].aminmax(), lost]
+            *bounds, any_lost = torch.stack(bounds).tolist()  # where a step waits for the device's lengths
         if any_lost:
             raise ValueError(
                 f"`lengths` is {lengths.tolist()}, but of rows of {self.lengths.tolist()} bytes the cache dropped what "
                 f"lies that far back: at most {RETAINED} bytes can be taken back; feed such rows anew."
             )
         self.lengths = lengths
-        self.min_column, self.max_column, self.max_length, self.max_patches = bounds
+        self.min_column, self.max_column, self.max_length, self.min_patches, self.max_patches = bounds
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
@@ -305,6 +371,22 @@ class FBLTCache(Cache):
             buffer.select(rows)
         self.origin.first = self.origin.first.index_select(0, rows.to(self.lengths.device))
         self._set_lengths(self.lengths.index_select(0, rows.to(self.lengths.device)))
+
+    def twin(self) -> "FBLTCache":
+        """A cache with the same content, of which rows can be selected and fed without a change of this one.
+
+        What is written to it before that may show in both.
+        """
+        held = [self.lengths, self.origin.first, *(buffer.data for buffer in self._buffers())]
+        return deepcopy(self, {id(tensor): tensor for tensor in held if tensor is not None})
+
+    def join(self, others: Sequence["FBLTCache"]) -> None:
+        """Adds the rows of other caches of the model after its own."""
+        for own, *more in zip(self._buffers(), *(cache._buffers() for cache in others), strict=True):
+            own.join(more)
+        self.origin.first = torch.cat([cache.origin.first for cache in (self, *others)])
+        self.most_columns = max(cache.most_columns for cache in (self, *others))
+        self._set_lengths(torch.cat([cache.lengths for cache in (self, *others)]))
 
     def _byte_buffers(self) -> list[PositionBuffer]:
         stores = [*self.patcher, *self.encoder, *self.decoder]
@@ -325,7 +407,7 @@ class FBLTCache(Cache):
         self.select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        rows = torch.arange(self.lengths.shape[0], device=self.lengths.device)
+        rows = counting(self.lengths.shape[0], self.lengths.device)
         self.select(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:

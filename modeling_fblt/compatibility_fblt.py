@@ -6,8 +6,10 @@ both names on every release. Once 5.24 is the oldest release that FBLT supports,
 go: transformers itself then reads the old name.
 """
 
+import os
 from typing import Any
 
+import torch
 import transformers
 from packaging.version import Version
 from transformers.modeling_outputs import ModelOutput
@@ -29,6 +31,23 @@ def warn_if_untested(version: str) -> None:
         logger.warning_once(
             f"FBLT is tested on transformers {OLDEST_TESTED} to {NEWEST_TESTED}, and this is transformers {version}: "
             "should anything fail, install a tested release."
+        )
+
+
+def warn_if_not_sharded(model: torch.nn.Module) -> None:
+    """Warns, once in a process, where Accelerate was told to shard and this model's weights are whole.
+
+    Processes on CPUs train by DDP then, and nobody else says so.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true" or not torch.distributed.is_available():
+        return
+    from torch.distributed.fsdp import FSDPModule  # where torch has no distributed part, it cannot be imported
+
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    if several and not isinstance(model, FSDPModule):
+        logger.warning_once(
+            "FSDP is asked for, but the model is not sharded: Accelerate shards on accelerators only, and trains CPU "
+            "processes by DDP, with all weights in each. `fblt train` shards on CPUs, too."
         )
 
 

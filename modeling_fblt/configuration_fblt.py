@@ -446,8 +446,7 @@ class FBLTConfig(PreTrainedConfig):
         )
 
     # Generic code reads these at the top level; they are the byte decoder's. Not so `rope_parameters`: each network has
-    # its own, three of them for bytes and one for patches, so that no single value says what they are. With them,
-    # generic code would take `max_position_embeddings` for a limit of the text, which FBLT has not.
+    # its own, three of them for bytes and one for patches, so that no single value says what they are.
     @property
     def hidden_size(self) -> int:
         return self.decoder_config.hidden_size
@@ -456,6 +455,17 @@ class FBLTConfig(PreTrainedConfig):
     def hidden_size(self, value: int) -> None:
         self.decoder_config.hidden_size = value
         self.decoder_config.check()
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Bytes of text that generic code may plan with, such as the context of an evaluation. No limit: positions are
+        rotary, byte networks look back over a window, and a longer text is neither refused nor cut.
+        """
+        return self.decoder_config.max_position_embeddings
+
+    @max_position_embeddings.setter
+    def max_position_embeddings(self, value: int) -> None:
+        self.decoder_config.max_position_embeddings = value
 
     @property
     def num_hidden_layers(self) -> int:

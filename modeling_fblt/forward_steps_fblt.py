@@ -14,6 +14,7 @@ import torch
 from .attention_fblt import CachedContext, SquareContext
 from .cache_fblt import FBLTCache
 from .chunk_fblt import CHUNK_BYTES, Chunk, cut
+from .counting_fblt import counting
 from .masks_fblt import block_to_block, block_to_clean, windowed_causal
 from .recorder_fblt import DecoderRecorder
 
@@ -60,6 +61,7 @@ def feed(
     recorder: DecoderRecorder | None = None,
     place_block: Callable[[torch.Tensor, torch.Tensor], Block] | None = None,
     close_patch: bool = False,
+    document_ends: torch.Tensor | None = None,
 ) -> Fed:
     """Runs new bytes through patcher, encoder, global transformer and decoder, and extends the cache by them.
 
@@ -73,12 +75,13 @@ def feed(
             fed bytes and the position where their open patch begins, or a document inside it.
         close_patch: end the last patch with the bytes, whatever the patcher says. Such bytes are to be taken back:
             what follows decides where their patches really end.
+        document_ends: `[batch, n]`, bytes that end a document beside `</s>`; without a cache only.
     """
     block = block_hidden = None
     hidden, completed = [], torch.zeros_like(lengths)
     size = ids.shape[1] if cache is None or recorder is not None else CHUNK_BYTES
     for columns, length, ends, last in cut(ids, lengths, size):
-        chunk = model.begin_chunk(ids[:, columns], length, cache)
+        chunk = model.begin_chunk(ids[:, columns], length, cache, document_ends)
         given = None if patch_starts is None else patch_starts[:, columns.start : columns.stop + 1]
         model.segment(chunk, given, close_patch=ends if close_patch else None)
         states = model.encode(chunk)
@@ -119,12 +122,12 @@ def _decode_with_block(
     decoder, window = model.decoder, model.config.decoder_config.sliding_window
     batch, block_size = block.ids.shape
     anchor = block.anchor
-    offsets = torch.arange(block_size, device=anchor.device)
+    offsets = counting(block_size, anchor.device)
     hidden = decoder.embed_tokens(block.ids)
     if chunk is None:
         n, end = 0, cache.lengths
-        document = cache.document_start.at(end)
-        latents = cache.last_latent()
+        document = cache.here(cache.document_start)
+        latents = cache.last_reads(decoder)
         index = offsets.new_zeros(batch, block_size)
     else:
         n, end = chunk.ids.shape[1], chunk.position + chunk.lengths
@@ -142,7 +145,7 @@ def _decode_with_block(
     own = (key >= first) & (key < first + block_size)
     to_clean = block_to_clean(positions[..., None], key, anchor[:, None, None], document[:, None, None], window)
     mask = to_clean | block_to_block(offsets.new_zeros(1), offsets.new_zeros(1), own)
-    writes = [(slice(n, n + block_size), cache.columns_from(end, block_size))]
+    writes = [(slice(n, n + block_size), cache.columns_from(end, block_size) if n else cache.place(0, block_size))]
     if chunk is not None:
         causal = windowed_causal(chunk.positions[..., None], key, chunk.document_start[:, :n, None], window)
         mask = torch.cat([causal, mask], dim=1)
@@ -166,10 +169,9 @@ def draft_bytes(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTC
         `[batch, n, width]`.
     """
     config, n = model.config, ids.shape[1]
-    position = cache.lengths + offset
-    positions = position[:, None] + torch.arange(n, device=ids.device)
-    document = cache.document_start.at(cache.lengths)
-    column = cache.columns_from(position, n)
+    positions = cache.following(offset, n)
+    document = cache.here(cache.document_start)
+    column = cache.place(offset, n)
 
     def context(stores, window: int) -> CachedContext:
         span = cache.span(window, offset + n)
@@ -180,15 +182,15 @@ def draft_bytes(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTC
     if config.decoder_config.input == "encoder":
         cache.ids.write(ids, column, cache.max_column + offset + n)
         hashing = model.encoder.hash_embedding
-        before = cache.ids_before(0 if hashing is None else hashing.context, position)
+        before = cache.ids_before(0 if hashing is None else hashing.context, cache.lengths + offset)
         origin = document if config.isolate_documents else torch.zeros_like(document)
         reach = positions - origin[:, None]
         encoder_context = context(cache.encoder, config.encoder_config.sliding_window)
         states = model.encoder(ids, before, reach, positions, encoder_context)
     return model.decoder(
         model.decoder_input(ids, states),
-        cache.last_latent(),
-        torch.zeros_like(positions),
+        cache.last_reads(model.decoder),
+        counting(1, ids.device).expand_as(positions),
         positions,
         context(cache.decoder, config.decoder_config.sliding_window),
     )

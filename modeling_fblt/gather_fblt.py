@@ -3,6 +3,8 @@
 
 import torch
 
+from .counting_fblt import counting
+
 
 def take_entries(entries: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`entries[index]`: `[entries, width]`, `[...]` -> `[..., width]`."""
@@ -12,6 +14,8 @@ def take_entries(entries: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def take_columns(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`values[b, index[b, i]]`: `[batch, columns, ...]`, `[batch, n]` -> `[batch, n, ...]`."""
     trailing = values.shape[2:]
-    first = torch.arange(len(index), device=index.device)[:, None] * values.shape[1]
+    if len(index) == 1:
+        return take_entries(values[0].reshape(-1, trailing.numel()), index[0]).view(*index.shape, *trailing)
+    first = counting(len(index), index.device)[:, None] * values.shape[1]
     entries = values.reshape(len(values) * values.shape[1], trailing.numel())
     return take_entries(entries, index + first).view(*index.shape, *trailing)

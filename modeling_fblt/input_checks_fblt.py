@@ -15,14 +15,49 @@ from transformers.utils import TransformersKwargs
 from .block_loss_fblt import IGNORED
 from .cache_fblt import FBLTCache
 from .configuration_fblt import MASK_ID
+from .fields_fblt import Rule, check_fields, flag, is_number, is_whole
 from .padding_fblt import RightPadded, check_shapes
+from .patching_fblt import ends_of_documents
 
 # Arguments of `forward` that `generate` would hand on to nobody.
 _NOT_GENERATED_WITH = ("labels", "shift_labels", "patch_starts", "num_items_in_batch", "logits_to_keep")
 # Keywords that transformers hands to any model and that FBLT does something with. The others of transformers' describe
 # packed rows, experts or attention both ways.
-_TAKEN = {"output_hidden_states", "output_attentions", "num_items_in_batch", "shift_labels", "return_dict"}
+_TAKEN = {
+    "position_ids",
+    "output_hidden_states",
+    "output_attentions",
+    "num_items_in_batch",
+    "shift_labels",
+    "return_dict",
+}
+# Say again, for attention kernels, where documents begin that `position_ids` tell apart.
+_BESIDE_POSITIONS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 _SAYS_NOTHING = {"is_causal": True}
+_FLAG = flag(None)
+_ARGUMENTS = {
+    "use_cache": _FLAG,
+    "return_dict": _FLAG,
+    "output_attentions": _FLAG,
+    "output_hidden_states": _FLAG,
+    "logits_to_keep": Rule(
+        lambda value: _is_index(value) or (is_whole(value) and value >= 0),
+        "give 0 or more columns, or a tensor of columns",
+    ),
+    "num_items_in_batch": Rule(
+        lambda value: value is None or isinstance(value, torch.Tensor) or (is_number(value) and value > 0),
+        "give the number of target bytes, more than 0, or None",
+    ),
+}
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 1 and value.dtype in (torch.long, torch.int32)
+
+
+def check_arguments(**arguments: Any) -> None:
+    """Raises a ValueError for an argument of `forward`, beside ids and labels, that is of another kind."""
+    check_fields(arguments, _ARGUMENTS)
 
 
 def whole_numbers(name: str, values: Any, expected: str) -> torch.Tensor:
@@ -82,7 +117,8 @@ def check_input(
     if least < 0 or most >= vocab_size:
         raise ValueError(
             f"`{name}` has ids from {least} to {most}: give 0 <= id < {vocab_size}; byte b is id b + 4, and padding "
-            "is 0 with an `attention_mask` of 0."
+            "is 0 with an `attention_mask` of 0. A token that was added to the tokenizer has no id here: spell it as "
+            "bytes."
         )
     if given is not None and (others[0] < 0 or others[1] >= MASK_ID):
         raise ValueError(
@@ -133,6 +169,36 @@ def check_continues(rows: RightPadded, cache: FBLTCache | None) -> None:
         )
 
 
+def documents_of(rows: RightPadded, position_ids: torch.Tensor | None, cache: FBLTCache | None) -> torch.Tensor | None:
+    """Bytes `[batch, n]` that end a document because the next position is 0; None where positions say nothing new.
+
+    Args:
+        position_ids: `[batch or 1, n]`, as the input has its columns.
+
+    Raises:
+        TypeError, ValueError: they are no integers, have another shape, jump, or contradict the cache.
+    """
+    if position_ids is None:
+        return None
+    batch, n = rows.ids.shape
+    position_ids = whole_numbers("position_ids", position_ids, "[batch, n]")
+    if tuple(position_ids.shape) not in ((batch, n), (1, n)):
+        raise ValueError(f"`position_ids` has shape {tuple(position_ids.shape)}: give {(batch, n)}, or leave them out.")
+    positions = rows.take(position_ids.expand(batch, n))
+    if cache is not None:
+        column = torch.arange(n, device=positions.device)
+        if bool(((positions != cache.lengths[:, None] + column) & (column < rows.lengths[:, None])).any()):
+            raise ValueError(
+                "`position_ids` do not go on where the KV cache ends: packed documents go without a cache; otherwise "
+                "leave them out, FBLT counts positions itself."
+            )
+        return None
+    if bool((positions[:, 0] != 0).any()):
+        raise ValueError("`position_ids` of a row do not begin at 0: give 0 for the first byte, or leave them out.")
+    ends = ends_of_documents(positions, rows.lengths)
+    return ends if bool(ends.any()) else None
+
+
 def refuse_keywords(model: nn.Module, kwargs: dict) -> None:
     """Refuses what the catch-all of `forward` would swallow in silence, and a model that is split over accelerators.
 
@@ -146,20 +212,17 @@ def refuse_keywords(model: nn.Module, kwargs: dict) -> None:
             f"`device_map` spreads the model over {sorted(split)}, but FBLT's networks must run on one device: give "
             "`device_map={'': device}`, or one accelerator beside 'cpu' and 'disk', to which weights can be offloaded."
         )
-    if kwargs.get("position_ids") is not None:
-        raise ValueError(
-            "`position_ids` are given, but FBLT counts positions itself: pad rows, or pack documents that end in "
-            "`</s>` (with `isolate_documents`, packed documents equal the documents alone)."
-        )
     if kwargs.get("inputs_embeds") is not None:
         raise ValueError("`inputs_embeds` are given, but patches and hash n-grams need the bytes: give `input_ids`.")
     for name, value in kwargs.items():
         if name in _TAKEN or value is None or value is _SAYS_NOTHING.get(name, False):
             continue
+        if name in _BESIDE_POSITIONS and kwargs.get("position_ids") is not None:
+            continue
         if name in TransformersKwargs.__optional_keys__:
             raise ValueError(
-                f"`{name}` is given, but FBLT is causal and knows rows by `attention_mask`, documents by `</s>`: leave "
-                "it out."
+                f"`{name}` is given, but FBLT is causal and knows rows by `attention_mask`, documents by `</s>` or by "
+                "`position_ids` that begin again at 0: leave it out, or give these too."
             )
         raise TypeError(f"`{name}` is no argument of FBLT: leave it out, or correct its name.")
 

@@ -22,12 +22,19 @@ from .block_loss_fblt import (
     next_byte_loss,
 )
 from .cache_fblt import FBLTCache
-from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache
+from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_not_sharded
 from .configuration_fblt import FBLTConfig, FBLTDraftHeadConfig
+from .counting_fblt import counting
 from .draft_head_fblt import FBLTDraftHead
 from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
-from .input_checks_fblt import check_input, refuse_in_generate, refuse_keywords
+from .input_checks_fblt import (
+    check_arguments,
+    check_input,
+    documents_of,
+    refuse_in_generate,
+    refuse_keywords,
+)
 from .layers_fblt import linear
 from .networks_fblt import FBLTPreTrainedModel
 from .padding_fblt import RightPadded
@@ -138,7 +145,20 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
         refuse_in_generate(model_kwargs)
         known = {*TransformersKwargs.__optional_keys__, "inputs_embeds"}
         refuse_keywords(self, {name: value for name, value in model_kwargs.items() if name in known})
+        if model_kwargs.get("position_ids") is not None:
+            raise ValueError("`position_ids` are given to `generate`: FBLT counts positions itself; leave them out.")
         super()._validate_model_kwargs(model_kwargs)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """What `generate_batch` begins with.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "Continuous batching (`generate_batch`) is not supported: it pages one attention over tokens, and FBLT has "
+            "a state of bytes and one of patches. Give `generate` a batch of left-padded rows instead."
+        )
 
     def patch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> FBLTPatchOutput:
         """See [`FBLTModel.patch`]."""
@@ -147,7 +167,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
     def byte_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[..., width]` decoder states -> `[..., vocab]` logits; `<mask>` is never predicted."""
         logits = self.lm_head(hidden)
-        never = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
+        never = counting(logits.shape[-1], logits.device) == self.config.mask_token_id
         return logits.masked_fill(never, torch.finfo(logits.dtype).min)
 
     def forward(
@@ -164,7 +184,8 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
     ) -> tuple | FBLTCausalLMOutput:
         """
         Args:
-            input_ids, attention_mask, past_key_values, patch_starts, use_cache, cache: see [`FBLTModel.forward`].
+            input_ids, attention_mask, past_key_values, patch_starts, use_cache, cache, position_ids: see
+                [`FBLTModel.forward`].
             labels: `[batch, n]`, as `input_ids`. A byte with the label -100 has no loss, and is never masked in blocks.
             logits_to_keep: compute logits of the last so many columns only (0: all), or of the given columns.
             shift_labels: labels already moved to the position that predicts them, instead of `labels`.
@@ -175,6 +196,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
                 together with a cache, or hidden states asked of a step that trains blocks; the message names it.
         """
         refuse_keywords(self, kwargs)
+        check_arguments(use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         shift_labels = kwargs.pop("shift_labels", None)
         count = kwargs.pop("num_items_in_batch", None)
@@ -190,11 +212,13 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             )
         trains_blocks = self.training and self.config.block_size is not None
         trains_blocks = trains_blocks and (self.config.diffusion_loss_weight > 0 or self._trains_draft_head())
+        if has_labels and self.training:
+            warn_if_not_sharded(self)
         if has_labels and trains_blocks:
             _refuse_records(self.config, kwargs)
-            result = self._train_step(
-                RightPadded.of(input_ids, attention_mask), labels, shift_labels, patch_starts, count
-            )
+            rows = RightPadded.of(input_ids, attention_mask)
+            ends = documents_of(rows, kwargs.get("position_ids"), None)
+            result = self._train_step(rows, labels, shift_labels, patch_starts, count, ends)
             result.logits = result.logits[:, _kept_columns(logits_to_keep)]
             return result if return_dict else result.to_tuple()
 
@@ -216,11 +240,11 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             result.next_byte_loss = result.loss
         return result if return_dict else result.to_tuple()
 
-    def _train_step(self, rows: RightPadded, labels, shift_labels, starts, count) -> FBLTCausalLMOutput:
+    def _train_step(self, rows: RightPadded, labels, shift_labels, starts, count, ends) -> FBLTCausalLMOutput:
         """All terms of the loss from one decoder call (Eq. 5-7)."""
         model, config = self.model, self.config
         targets = next_byte_targets(rows, labels, shift_labels)
-        chunk = model.begin_chunk(rows.ids, rows.lengths, None)
+        chunk = model.begin_chunk(rows.ids, rows.lengths, None, ends)
         model.segment(chunk, None if starts is None else rows.take_starts(starts, begins=True))
         states = model.encode(chunk)
         latents = model.compress(chunk, states)
@@ -293,7 +317,7 @@ def next_byte_targets(
     rows: RightPadded, labels: torch.Tensor | None, shift_labels: torch.Tensor | None
 ) -> torch.Tensor:
     """The label of the byte after each byte; -100 where there is none. `[batch, n]`, right-padded."""
-    positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+    positions = counting(rows.ids.shape[1], rows.ids.device)
     if shift_labels is not None:
         return rows.take(shift_labels).masked_fill(positions >= rows.lengths[:, None], IGNORED)
     following = F.pad(rows.take(labels), (0, 1), value=IGNORED)[:, 1:]

@@ -107,6 +107,9 @@ class FixedPace:
     def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, copied: torch.Tensor) -> None:
         pass
 
+    def select(self, rows: torch.Tensor) -> None:
+        pass
+
 
 class Pace:
     """Chooses each round's number of passes for the batch, and draft length and lookup for each row.
@@ -167,3 +170,8 @@ class Pace:
         for evidence, new in ((self.accepted, accepted), (self.rejected, accepted < drafted)):
             before = evidence.gather(1, way)
             evidence.scatter_(1, way, torch.where(drew, MEMORY * before + new[:, None], before))
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps what is known of the rows with these indices."""
+        if self.round:
+            self.accepted, self.rejected = (e.index_select(0, rows) for e in (self.accepted, self.rejected))

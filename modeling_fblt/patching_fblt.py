@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_fblt import BYTE_OFFSET
+from .counting_fblt import counting
 
 NO_POSITION = -1
 
@@ -48,7 +49,8 @@ class PatchingState:
 
 def entropies_from_logits(logits: torch.Tensor) -> torch.Tensor:
     """Entropy in nats of the next-byte distributions. `[..., vocab] -> [...]`, at least in float32."""
-    log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
+    wide = logits if logits.dtype.itemsize >= torch.float32.itemsize else logits.float()
+    log_p = torch.log_softmax(wide, dim=-1)
     return -(log_p.exp() * log_p).sum(-1)
 
 
@@ -63,6 +65,33 @@ def is_separator(ids: torch.Tensor, eos_token_id: int | list[int] | None) -> tor
     return found
 
 
+def ends_of_documents(position_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Which bytes end a document, by positions that begin at 0 with each: what packing without padding hands on.
+
+    Args:
+        position_ids: `[batch, n]`, of right-padded rows.
+        lengths: `[batch]`, real bytes per row.
+
+    Returns:
+        `[batch, n]` booleans. A row's last byte is none: what follows it is not known.
+
+    Raises:
+        ValueError: the positions neither go on by 1 nor begin again at 0.
+    """
+    column = torch.arange(position_ids.shape[1], device=position_ids.device)
+    begins = position_ids == 0
+    goes_on = torch.zeros_like(begins)
+    goes_on[:, 1:] = position_ids.diff(dim=1) == 1
+    if not bool((begins | goes_on | (column >= lengths[:, None])).all()):
+        raise ValueError(
+            "`position_ids` jump: FBLT counts positions itself, and reads from them only where documents begin; give "
+            "0, 1, 2 and so on for each document of a row, or leave them out."
+        )
+    ends = torch.zeros_like(begins)
+    ends[:, :-1] = begins[:, 1:]
+    return ends & (column + 1 < lengths[:, None])
+
+
 def document_starts(separator: torch.Tensor, position: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """Row position at which each position's document begins, next position included.
 
@@ -75,7 +104,7 @@ def document_starts(separator: torch.Tensor, position: torch.Tensor, first: torc
         `[batch, n + 1]` positions.
     """
     n = separator.shape[1]
-    following = position[:, None] + torch.arange(1, n + 1, device=separator.device)
+    following = position[:, None] + counting(n + 1, separator.device, start=1)
     begins = torch.where(separator, following, NO_POSITION)
     return torch.cat([first[:, None], begins], dim=1).cummax(dim=1).values
 
@@ -111,7 +140,7 @@ def raw_boundaries(
     if mode == "entropy":
         return entropies > threshold
     if mode == "static":
-        next_position = state.position[:, None] + torch.arange(1, ids.shape[1] + 1, device=ids.device)
+        next_position = state.position[:, None] + counting(ids.shape[1] + 1, ids.device, start=1)
         return (next_position - origin[:, 1:] - 1) % patch_size == 0
     before = torch.cat([state.previous[:, 1:], ids[:, :-1]], dim=1)
     special = ids < BYTE_OFFSET
@@ -137,7 +166,7 @@ def patch_starts(
         `[batch, n + 1]` booleans: column `j` for row position `position + j`.
     """
     n = boundaries.shape[1]
-    positions = state.position[:, None] + torch.arange(n + 1, device=boundaries.device)
+    positions = state.position[:, None] + counting(n + 1, boundaries.device)
     starts = torch.cat([state.first_is_start[:, None], boundaries], dim=1)
     origin = document_start if isolate_documents else torch.zeros_like(document_start)
     # A document's first two positions start patches whatever the rule says.

@@ -29,6 +29,7 @@ be drawn again with noise of its own: what is kept of the draft is kept because 
 
 import torch
 
+from .counting_fblt import counting
 from .forward_steps_fblt import draft_bytes
 from .generation_state_fblt import Draft, GenerationState
 from .lookup_fblt import LONGEST_MATCH, copy_from, longest_match
@@ -62,7 +63,7 @@ def refine(state: GenerationState, draft: Draft, passes: int, draft_confidence: 
     lm, choose, ids = state.lm, state.choose, draft.ids
     encodes = int(lm.config.decoder_config.input == "encoder")
     able = (state.pending == 0) & (state.cache.lengths > 0)
-    judged = torch.arange(ids.shape[1], device=ids.device) < draft.lengths[:, None]
+    judged = counting(ids.shape[1], ids.device) < draft.lengths[:, None]
     changes = (able & (draft.lengths > 0)).long()  # rows that one more pass may change
     noise = draft.noise
     for left in range(passes - 1, -1, -1):

@@ -6,10 +6,12 @@ Pure functions. `draft` is `[batch, r]`; a row drafted only its first `lengths` 
 
 import torch
 
+from .counting_fblt import counting
+
 
 def _prefix_length(accepted: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Length of the leading run of True in `[batch, r]`, at most `lengths` `[batch]`."""
-    position = torch.arange(accepted.shape[1], device=accepted.device)
+    position = counting(accepted.shape[1], accepted.device)
     return (accepted & (position < lengths[:, None])).long().cumprod(dim=1).sum(dim=1)
 
 
@@ -57,10 +59,10 @@ def accept_sampled(
         proposal = torch.nn.functional.one_hot(draft, target.shape[-1]).to(target.dtype)
     p, q = (d.gather(2, draft[..., None])[..., 0] for d in (target[:, :-1], proposal))
     accepted = _prefix_length(uniform * q < p, lengths)
-    following = target[torch.arange(len(target), device=target.device), accepted]
+    following = target[counting(len(target), target.device), accepted]
     # After a whole draft nothing was proposed: the byte is drawn from p itself.
     proposal = torch.nn.functional.pad(proposal, (0, 0, 0, 1))
-    proposed = proposal[torch.arange(len(target), device=target.device), accepted]
+    proposed = proposal[counting(len(target), target.device), accepted]
     proposed = proposed.masked_fill((accepted == lengths)[:, None], 0)
     left = (following - proposed).clamp(min=0)
     total = left.sum(-1, keepdim=True)

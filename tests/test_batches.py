@@ -69,7 +69,7 @@ def test_a_run_cut_at_any_byte_ends_as_a_whole_one(tmp_path):
         again.close()
         assert sorted(done + computed) == [0, 1, 2] and len(done) == max(content[:end].count(b"\n") - 1, 0)
         assert journal.path.read_bytes() == content
-    again.close(remove=True)
+    again.remove()
     assert not list(tmp_path.iterdir())
 
 

@@ -8,17 +8,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHARED = {"fblt.files", "fblt.commands", "fblt.checksums", "fblt.locks"}  # import each other alone and serve all
-# Prompts through a model, for commands, measures and benchmarks alike.
-WRITING = {"fblt.batches", "fblt.restoring"}
+# Prompts through a model, and what streams out of it, for commands, measures and benchmarks alike.
+WRITING = {"fblt.batches", "fblt.drafts", "fblt.restoring"}
 # What each room may import beside itself and SHARED.
 MAY_IMPORT = {
     "modeling_fblt": set(),
     "fblt.batches": {"modeling_fblt"},
+    "fblt.drafts": {"modeling_fblt"},
     "fblt.restoring": {"modeling_fblt", "fblt.batches"},
     "conversion": {"modeling_fblt"},
     "training": {"modeling_fblt", "conversion", *WRITING},
     "benchmarks": {"modeling_fblt", "conversion", "training", *WRITING},
-    "examples": {"modeling_fblt", "conversion", "training", *WRITING},
+    "examples": {"modeling_fblt", "conversion", "training", "fblt", *WRITING},
 }
 # The folders and modules of training, from the first that imports none of the others to the last.
 TRAINING = ("data", "running", "recipe", "packing", "evaluation", "trainer", "components", "publishing")

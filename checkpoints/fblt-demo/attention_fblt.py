@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from .counting_fblt import counting, scalar
 from .gather_fblt import take_entries
 from .masks_fblt import windowed_causal
 
@@ -42,7 +43,8 @@ class AttentionContext(Protocol):
 
 def as_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A mask (True: may attend) as scores to add. They are finite, so that a query without any key gives no NaN."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    nothing, forbidden = (scalar(value, dtype, mask.device) for value in (0.0, torch.finfo(dtype).min))
+    return torch.where(mask, nothing, forbidden)
 
 
 def share_heads(x: torch.Tensor, groups: int, dim: int) -> torch.Tensor:
@@ -61,7 +63,7 @@ def gather_heads(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         `[groups, heads, n, head_dim]`.
     """
     heads = x.shape[1]
-    head = torch.arange(heads, device=index.device)[:, None]
+    head = counting(heads, index.device)[:, None]
     return take_entries(
         x.transpose(1, 2).flatten(0, 2), index[:, None] * heads + head
     )  # as projected, bytes before heads: no copy
@@ -112,8 +114,8 @@ class CachedContext:
 
     Args:
         stores: one key/value store per layer.
-        writes: which of the given positions to store, and in which columns `[batch, length]`. They are written in this
-            order, so that a later one overwrites the padding of an earlier one.
+        writes: which of the given positions to store, and in which columns `[batch, length]`, or from which on. They
+            are written in this order, so that a later one overwrites the padding of an earlier one.
         end: no column from here on is written to.
         inner: the context that computes the attention.
         span: stored columns `[low, high)` that `inner` is offered as keys; None where nothing was stored before, and
@@ -123,7 +125,7 @@ class CachedContext:
     def __init__(
         self,
         stores: "list[KeyValueStore]",
-        writes: list[tuple[slice, torch.Tensor]],
+        writes: list[tuple[slice, torch.Tensor | int]],
         end: int,
         inner: AttentionContext,
         span: tuple[int, int] | None,
@@ -159,7 +161,7 @@ class FlexContext:
         batch, queries = ranges[0][0].shape
         tiles = -(-queries // FLEX_TILE)
         rest = (0, tiles * FLEX_TILE - queries)
-        tile = torch.arange(-(-length // FLEX_TILE), device=ranges[0][0].device)
+        tile = counting(-(-length // FLEX_TILE), ranges[0][0].device)
         seen = torch.zeros(batch, tiles, len(tile), dtype=torch.bool, device=tile.device)
         for first, last in ranges:
             empty = first > last
@@ -207,10 +209,10 @@ class TiledContext:
         self.width = max(window // 4, min(window, SHORTEST_TILE))
         self.tiles = -(-self.length // self.width)
         self.back = -(-window // self.width)  # tiles before its own that a query may see
-        first = torch.arange(self.tiles, device=document_start.device)[:, None] * self.width
-        self.query_position = first + torch.arange(self.width, device=first.device)  # [tiles, width]
+        first = counting(self.tiles, document_start.device)[:, None] * self.width
+        self.query_position = first + counting(self.width, first.device)  # [tiles, width]
         keys = (self.back + 1) * self.width
-        self.key_position = first - self.back * self.width + torch.arange(keys, device=first.device)  # [tiles, keys]
+        self.key_position = first - self.back * self.width + counting(keys, first.device)  # [tiles, keys]
 
     @cached_property
     def by_tile(self) -> SquareContext:
@@ -225,7 +227,7 @@ class TiledContext:
         def rule(batch, head, query, key):
             return windowed_causal(query, key, self.document_start[batch, query], self.window)
 
-        query = torch.arange(self.length, device=self.document_start.device)
+        query = counting(self.length, self.document_start.device)
         low = torch.maximum(self.document_start, query - self.window + 1)
         return FlexContext(rule, [(low, query.expand_as(low))], self.length)
 
@@ -234,7 +236,7 @@ class TiledContext:
 
         Positions outside of the row give some index inside it: masks hide these.
         """
-        row = torch.arange(self.document_start.shape[0], device=positions.device) * self.length
+        row = counting(self.document_start.shape[0], positions.device) * self.length
         return (row[:, None, None] + positions.clamp(0, self.length - 1)).flatten(0, 1)
 
     @cached_property

@@ -22,8 +22,10 @@ from .cache_fblt import FBLTCache
 from .chunk_fblt import Chunk
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
 from .configuration_fblt import FBLTConfig
+from .counting_fblt import counting
 from .forward_steps_fblt import feed
-from .input_checks_fblt import check_cache, check_input, refuse_keywords
+from .input_checks_fblt import check_arguments, check_cache, check_input, documents_of, refuse_keywords
+from .joined_maps_fblt import without_gradient
 from .masks_fblt import causal
 from .networks_fblt import (
     FBLTDecoder,
@@ -117,22 +119,34 @@ class FBLTModel(FBLTPreTrainedModel):
 
     # --- bytes -> patch starts ---
 
-    def begin_chunk(self, ids: torch.Tensor, lengths: torch.Tensor, cache: FBLTCache | None) -> Chunk:
-        """A chunk of new bytes after what the cache holds: `[batch, n]`, `lengths` `[batch]` of them real."""
+    def begin_chunk(
+        self,
+        ids: torch.Tensor,
+        lengths: torch.Tensor,
+        cache: FBLTCache | None,
+        document_ends: torch.Tensor | None = None,
+    ) -> Chunk:
+        """A chunk of new bytes after what the cache holds: `[batch, n]`, `lengths` `[batch]` of them real.
+
+        Without a cache, `document_ends` `[batch, n]` may name bytes that end a document beside `</s>`.
+        """
         batch, n = ids.shape
         if cache is not None:
             cache.make_room()
         position = torch.zeros_like(lengths) if cache is None else cache.lengths
-        first = torch.zeros_like(position) if cache is None else cache.document_start.at(position)
+        first = torch.zeros_like(position) if cache is None else cache.here(cache.document_start)
         separator = is_separator(ids, self.config.eos_token_id)
+        if document_ends is not None:
+            separator = separator | document_ends
         return Chunk(
             ids=ids,
             lengths=lengths,
             position=position,
-            positions=position[:, None] + torch.arange(n, device=ids.device),
+            positions=counting(n, ids.device).expand(batch, -1) if cache is None else cache.following(0, n),
             document_start=document_starts(separator, position, first),
+            separator=separator,
             cache=cache,
-            column=None if cache is None else cache.columns_from(position, n),
+            column=None if cache is None else cache.place(0, n),
         )
 
     @torch.no_grad()
@@ -171,7 +185,7 @@ class FBLTModel(FBLTPreTrainedModel):
             last = chunk.lengths[:, None]
             starts = starts.scatter(1, last, starts.gather(1, last) | close_patch[:, None])
         chunk.starts = starts
-        before = torch.zeros_like(chunk.position) if cache is None else cache.patch_index.at(chunk.position)
+        before = torch.zeros_like(chunk.position) if cache is None else cache.here(cache.patch_index)
         chunk.patch_index = before[:, None] + F.pad(starts[:, 1:].long().cumsum(1), (1, 0))
         if cache is not None:
             cache.write_segmentation(chunk)
@@ -205,36 +219,41 @@ class FBLTModel(FBLTPreTrainedModel):
         width = self.config.global_config.hidden_size
         previous = states.new_zeros(states.shape[0], 1, width)
         if cache is not None and cache.latents.data is not None:
-            previous = cache.latents.at((first - 1).clamp(min=0))[:, None]
+            previous = cache.last_latent()
         if m == 0:
             return previous
 
-        ids, patch = chunk.ids, chunk.patch_index[:, :-1] - first[:, None]
+        separator, patch = chunk.separator, chunk.patch_index[:, :-1] - first[:, None]
         if cache is not None:
             states, ids, patch = cache.open_patch_bytes(chunk)
+            separator = is_separator(ids, self.config.eos_token_id)
         real = patch < completed[:, None]
         patch = torch.where(real, patch, m)
         patches = self.encoder.pool(states, patch, m)
 
-        index = first[:, None] + torch.arange(m, device=ids.device)  # [batch, m], patch indices in the row
-        document = self._patch_documents(chunk, ids, patch, m)
+        index = first[:, None] + counting(m, chunk.ids.device)  # [batch, m], patch indices in the row
+        document = self._patch_documents(chunk, separator, patch, m)
         fresh = cache is None or cache.max_patches == 0
-        keys = index[0] if fresh else torch.arange(cache.max_patches + m, device=ids.device)
+        keys = index[0] if fresh else counting(cache.max_patches + m, chunk.ids.device)
         context = SquareContext(causal(index[:, :, None], keys, document[:, :m, None]))
         if cache is not None:
             end = cache.max_patches + m
             span = None if fresh else (0, end)
-            context = CachedContext(cache.global_transformer, [(slice(None), index)], end, context, span)
+            place = cache.max_patches if cache.min_patches == cache.max_patches else index
+            context = CachedContext(cache.global_transformer, [(slice(None), place)], end, context, span)
         latents = self.global_transformer(patches, index, context)
         if cache is not None:
-            cache.latents.write(latents, index, end)
-            cache.document_patch.write(document, torch.cat([index, index[:, -1:] + 1], dim=1), end + 1)
+            cache.latents.write(latents, place, end)
+            more = place if isinstance(place, int) else torch.cat([index, index[:, -1:] + 1], dim=1)
+            cache.document_patch.write(document, more, end + 1)
         return torch.cat([previous.to(latents.dtype), latents], dim=1)
 
-    def _patch_documents(self, chunk: Chunk, ids: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
-        """First patch of the document of each new patch, and of the one after: `[batch, m + 1]`."""
-        separator = is_separator(ids, self.config.eos_token_id)
-        closes = separator.new_zeros(ids.shape[0], m + 1, dtype=torch.long)
+    def _patch_documents(self, chunk: Chunk, separator: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
+        """First patch of the document of each new patch, and of the one after: `[batch, m + 1]`.
+
+        `separator` `[batch, bytes]` are the bytes that end a document, of `patch` `[batch, bytes]`, their patches.
+        """
+        closes = separator.new_zeros(separator.shape[0], m + 1, dtype=torch.long)
         closes = closes.scatter_reduce(1, patch, separator.long(), "amax")[:, :m].bool()
         first = chunk.patch_index[:, 0]
         cache = chunk.cache
@@ -257,6 +276,8 @@ class FBLTModel(FBLTPreTrainedModel):
         latent_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
         context = local_context(self.config.decoder_config, None if chunk.cache is None else chunk.cache.decoder, chunk)
         latent_index = latent_index.clamp(max=latents.shape[1] - 1)  # padding may count on
+        if latents.shape[1] == 1 and chunk.cache is not None and without_gradient(latents):
+            latents = chunk.cache.last_reads(self.decoder) if chunk.cache.max_patches else latents
         return self.decoder(
             self.decoder_input(chunk.ids, states), latents, latent_index, chunk.positions, context, recorder
         )
@@ -274,7 +295,7 @@ class FBLTModel(FBLTPreTrainedModel):
         anchor = blocks.anchors[row, block]
         # Latents of all rows, one after the other. A block continues after the byte before its anchor, and reads the
         # latent that this byte reads.
-        first = torch.arange(batch, device=row.device)[:, None] * latents.shape[1]
+        first = counting(batch, row.device)[:, None] * latents.shape[1]
         clean_index = chunk.patch_index[:, 1:].clamp(max=latents.shape[1] - 1) + first
         latent_index = torch.cat([clean_index.flatten(), clean_index[row, anchor - 1]])
         positions = torch.cat([chunk.positions.flatten(), anchor + offset])
@@ -284,7 +305,7 @@ class FBLTModel(FBLTPreTrainedModel):
         build = flex_block_attention if uses_flex(config) else BlockAttentionContext
         context = build(chunk.document_start[:, :n], config.sliding_window, blocks.anchors, present)
         masked = batch * n + blocks.masked[present].nonzero()[:, 0]
-        asked = torch.cat([torch.arange(batch * n, device=masked.device), masked])
+        asked = torch.cat([counting(batch * n, masked.device), masked])
         hidden = self.decoder(
             hidden[None],
             latents.flatten(0, 1)[None],
@@ -334,16 +355,21 @@ class FBLTModel(FBLTPreTrainedModel):
                 start patches.
             use_cache: whether to return a cache; the config's `use_cache` outside training when None.
             cache: another name for `past_key_values`.
+            position_ids: `[batch, n]`, not needed. Where they begin again at 0 in a row, a document does, as after
+                `</s>`. Such rows have no cache. Their documents are as alone but for the output at a document's last
+                byte, whose patch is complete because another document follows.
 
         Raises:
             TypeError, ValueError: an argument that FBLT cannot use; the message names it and the remedy.
         """
         refuse_keywords(self, kwargs)
+        check_arguments(use_cache=use_cache, **kwargs)
         cache = given_cache({"past_key_values": past_key_values, "cache": cache})
         input_ids, _ = check_input(self.config.vocab_size, input_ids, attention_mask)
         check_cache(self.config, cache, len(input_ids))
         rows = RightPadded.of(input_ids, attention_mask)
-        if cache is None and (use_cache if use_cache is not None else self._default_use_cache()):
+        ends = documents_of(rows, kwargs.get("position_ids"), cache)
+        if cache is None and ends is None and (use_cache if use_cache is not None else self._default_use_cache()):
             cache = FBLTCache(self.config, input_ids.shape[0], input_ids.device)
         starts = None if patch_starts is None else rows.take_starts(patch_starts, cache is None or not cache.max_length)
         flags = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
@@ -352,7 +378,7 @@ class FBLTModel(FBLTPreTrainedModel):
         if any(flags.values()):
             window = self.config.decoder_config.sliding_window
             recorder = DecoderRecorder(rows, attention_mask, cache, window)
-        hidden = feed(self, rows.ids, rows.lengths, cache, starts, recorder).hidden
+        hidden = feed(self, rows.ids, rows.lengths, cache, starts, recorder, document_ends=ends).hidden
         if cache is not None:
             cache.columns += input_ids.shape[1]
         output = FBLTModelOutput(last_hidden_state=rows.restore(hidden), **{CACHE_NAME: cache})

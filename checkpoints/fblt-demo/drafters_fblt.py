@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from .counting_fblt import counting
 from .draft_costs_fblt import DraftCosts, measured_costs
 from .forward_steps_fblt import Block, draft_block, draft_bytes
 from .gather_fblt import take_columns
@@ -92,6 +93,10 @@ class VerifiedDrafter:
         if self.copied is not None:
             self.pace.observe(drafted, accepted, self.copied)
 
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps what is known of the rows with these indices."""
+        self.pace.select(rows)
+
 
 class PlainDrafter(VerifiedDrafter):
     """`ar`: drafts nothing that is not looked up."""
@@ -155,7 +160,7 @@ class BlockFiller:
         """The block to fill; see `place_block` of [`feed`] for `end` and `begins`, both `[batch]`."""
         size, known = self.settings.block_width(state.lm.config), state.known
         anchor = torch.where(known - begins < size, begins, end) if self.settings.block_anchor == "patch" else end
-        position = anchor[:, None] + torch.arange(size, device=end.device)
+        position = anchor[:, None] + counting(size, end.device)
         ids = state.text.gather(1, position.clamp(max=state.text.shape[1] - 1))
         return Block(ids.masked_fill(position >= known[:, None], state.lm.config.mask_token_id), anchor)
 
@@ -192,14 +197,14 @@ class BlockFiller:
             logits = scores = lm.byte_logits(hidden)
             if keeps_noise and state.choose.do_sample and noise is None:
                 noise = state.choose.noise(logits)
-                index = torch.arange(noise.shape[1], device=given.device) - given[:, None]
+                index = counting(noise.shape[1], given.device) - given[:, None]
                 noise_in_block = take_columns(noise, index.clamp(min=0))
             if in_order and self.settings.draft_head:
                 byte, logits, scores = self._from_left(state, block, hidden, logits, noise_in_block)
             else:
                 ruled_out = None
                 if utf8 is not None:
-                    first = torch.arange(masked.shape[1], device=given.device) == given[:, None]
+                    first = counting(masked.shape[1], given.device) == given[:, None]
                     ruled_out = first[..., None] & ~utf8[:, None]
                     scores = scores.masked_fill(ruled_out, -torch.inf)
                 scores = state.choose.in_block(state, scores)
@@ -262,7 +267,7 @@ class BlockFiller:
     ) -> Draft:
         """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
         size = block.ids.shape[1]
-        index = (given[:, None] + torch.arange(size, device=given.device)).clamp(max=size - 1)
+        index = (given[:, None] + counting(size, given.device)).clamp(max=size - 1)
 
         def moved(values: torch.Tensor) -> torch.Tensor:
             return take_columns(values, index)
@@ -347,6 +352,9 @@ class BlockDrafter:
             room = state.limit - state.known
             draft.lengths = valid_prefix(utf8_state(_last_known(state)), draft.ids, draft.lengths, room)
         return draft
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Nothing is kept of rows."""
 
 
 DRAFTERS = {"ar": PlainDrafter, "blt-s": CausalDrafter, "blt-dv": VerifiedBlockDrafter}

@@ -20,7 +20,8 @@ Where an iteration waits for the device, once each:
 - for whether a causal draft goes on, after each of its bytes, with `draft_confidence`;
 - for the numbers of bytes that rows have, with logits processors, and, with a draft head too, for the known bytes of
   their blocks in the first iteration and with `block_anchor="patch"`; for acceptance, where drafts adapt;
-- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths.
+- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths;
+- for the bounds of the rows' lengths, when rows leave the batch: of those that leave, and of those that stay.
 
 The loop copies nothing to the device.
 """
@@ -41,6 +42,7 @@ from transformers.utils import logging
 
 from .byte_choice_fblt import ByteChoice
 from .cache_fblt import FBLTCache
+from .compaction_fblt import Compaction, by_row
 from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
@@ -190,6 +192,10 @@ class FBLTGenerationMixin(GenerationMixin):
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
     def _get_logits_processor(self, generation_config, *args, **kwargs) -> LogitsProcessorList:
+        mask = (kwargs.get("model_kwargs") or {}).get("attention_mask")
+        if mask is not None:
+            # Processors are shown rows with their padding on the left, and told so.
+            kwargs["model_kwargs"] = {**kwargs["model_kwargs"], "attention_mask": mask.sort(dim=1).values}
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)
         if getattr(generation_config, "valid_utf8", False):
             # Before all others: what warpers keep must be what can be written.
@@ -241,6 +247,8 @@ class FBLTGenerationMixin(GenerationMixin):
         drafter, criteria = build_drafter(settings, self), Criteria(stopping_criteria)
         ended = torch.zeros_like(state.active)
         shown = int(state.known[0])
+        # Streamers, criteria and processors of a user's own are shown the whole batch.
+        compaction = Compaction(streamer is None and not criteria.others and by_row(logits_processor), state)
 
         # In every round, a row that has not ended writes a byte, so this is never the end of it.
         for done in range(state.budget * len(input_ids)):
@@ -262,7 +270,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 dead = draft.dead
             # 4. Stop or go on.
             length, stopped = cut_at_stop(new, length, criteria.eos, state.limit - state.known)
-            length = torch.where(state.active, length, 0)
+            length = length * state.active
             state.note_dead_ends(dead, length)
             state.count_accepted(draft.lengths, torch.minimum(accepted, length))
             state.append(new, length, **record)
@@ -273,9 +281,11 @@ class FBLTGenerationMixin(GenerationMixin):
             shown = show_new(streamer, state, shown)
             if state.has_ended(ended) or criteria.out_of_time(state):
                 break
+            ended = compaction.compact(state, drafter, ended)
 
         if streamer is not None:
             streamer.end()
+        compaction.bring_back(state)
         state.take_back(criteria.kept(state))
         return self._finish(state, input_ids, generation_config)
 

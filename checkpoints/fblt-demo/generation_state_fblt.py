@@ -1,6 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The state of one `generate` call: what is known, what the caches hold, what is counted."""
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .cache_fblt import FBLTCache, PositionBuffer
+from .counting_fblt import counting
 from .forward_steps_fblt import Fed, feed
 from .gather_fblt import take_columns
 from .generation_config_fblt import DecodingSettings
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 ROOM = 512
 NETWORKS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe")
 COUNTERS = (*NETWORKS, "drafted", "accepted", "iterations")
+BY_ROW = ("prompt", "first", "text", "known", "active", "limit", "acceptance")  # tensors of a state
 
 
 @dataclass
@@ -62,6 +66,7 @@ class GenerationState:
         active: `[batch]`, rows that take part in this round.
         limit: `[batch]`, the most bytes a row may have.
         room: a bound of the bytes that a row may still write, kept on the host.
+        running: rows that have not ended, kept on the host.
         longest: the most bytes that a row has, kept on the host.
         dead: whether a row had to write where no byte was left to choose.
         round: rounds of the loop done.
@@ -87,6 +92,7 @@ class GenerationState:
         self.pad_id = 0 if pad_id is None else pad_id
         self.known, self.limit = rows.lengths.clone(), rows.lengths + budget
         self.budget = self.room = budget
+        self.running = len(self.known)
         longest = settings.longest_draft(model.config)
         # Columns that a round may write after the known bytes of a row.
         self.spare = overshoot + longest + 1
@@ -111,12 +117,12 @@ class GenerationState:
 
     def transcript(self, text: torch.Tensor, new: int) -> torch.Tensor:
         """The prompt's columns, then the first `new` new bytes of `text` `[batch, *]`: `[batch, n + new]`."""
-        position = self.first[:, None] + torch.arange(new, device=text.device)
+        position = self.first[:, None] + counting(new, text.device)
         return torch.cat([self.prompt, text.gather(1, position.clamp(max=text.shape[1] - 1))], dim=1)
 
     def padded(self, new: int, written: torch.Tensor) -> torch.Tensor:
         """The prompt's columns and `new` more, padded after each row's `written` `[batch]` new bytes."""
-        column = torch.arange(self.prompt.shape[1] + new, device=written.device)
+        column = counting(self.prompt.shape[1] + new, written.device)
         padding = column >= self.prompt.shape[1] + written[:, None]
         return self.transcript(self.text, new).masked_fill(padding, self.pad_id)
 
@@ -126,7 +132,7 @@ class GenerationState:
 
     def with_draft(self, draft: torch.Tensor) -> torch.Tensor:
         """The text with a draft `[batch, r]` after the known bytes; it has room for one."""
-        position = self.known[:, None] + torch.arange(draft.shape[1], device=draft.device)
+        position = self.known[:, None] + counting(draft.shape[1], draft.device)
         return self.text.scatter(1, position, draft)
 
     def fed_text(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,21 +147,23 @@ class GenerationState:
         """Known bytes not fed yet, save the last `last`, of active rows: ids `[batch, n]`, lengths `[batch]`."""
         start = self.cache.lengths
         lengths = torch.where(self.active, self.known - last - start, 0).clamp(min=0)
-        position = start[:, None] + torch.arange(int(lengths.max()), device=start.device)
+        position = start[:, None] + counting(int(lengths.max()), start.device)
         return self.text.gather(1, position.clamp(max=self.text.shape[1] - 1)), lengths
 
     def append(self, new: torch.Tensor, length: torch.Tensor, **record: torch.Tensor) -> None:
         """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes, and what is recorded of them."""
         self.text = self.with_draft(new)
-        column = self.written[:, None] + torch.arange(new.shape[1], device=new.device)
-        for name, buffer in self.record.items():
-            buffer.write(record[name].float(), column, int(self.written.max()) + new.shape[1])
+        if self.record:
+            column = self.written[:, None] + counting(new.shape[1], new.device)
+            end = int(self.written.max()) + new.shape[1]
+            for name, buffer in self.record.items():
+                buffer.write(record[name].float(), column, end)
         self.known = self.known + length
 
     def recorded(self) -> dict[str, tuple[torch.Tensor, ...]]:
         """What was recorded, one `[batch, vocab]` per new byte of the longest row; zero after a row's last."""
         width = int(self.written.max())
-        padding = torch.arange(width, device=self.known.device) >= self.written[:, None]
+        padding = counting(width, self.known.device) >= self.written[:, None]
         return {
             name: buffer.read(0, width).masked_fill(padding[..., None], 0).unbind(1)
             for name, buffer in self.record.items()
@@ -168,23 +176,24 @@ class GenerationState:
 
     def note_dead_ends(self, dead: torch.Tensor, length: torch.Tensor) -> None:
         """Notes rows that keep bytes, the first `length` `[batch]` of `dead` `[batch, r]`, for which none was left."""
-        kept = torch.arange(dead.shape[1], device=dead.device) < length[:, None]
+        kept = counting(dead.shape[1], dead.device) < length[:, None]
         self.dead = self.dead | (dead & kept).any()
 
     def has_ended(self, ended: torch.Tensor) -> bool:
-        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room` and `longest`.
+        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room`, `longest` and
+        `running`.
 
         Raises:
             ValueError: a row had to write where no byte was left to choose.
         """
         least = self.written.masked_fill(ended, self.budget).min()
-        asked = torch.stack([ended.all().long(), least, self.known.max(), self.dead.long()])
-        done, least, self.longest, dead = asked.tolist()
+        asked = torch.stack([(~ended).sum(), least, self.known.max(), self.dead.long()])
+        self.running, least, self.longest, dead = asked.tolist()
         if dead:
             raise ValueError(f"`logits_processor`, or the weights: {NONE_LEFT}.")
         self.room = self.budget - least
         self._make_room()
-        return bool(done)
+        return self.running == 0
 
     def widths(self) -> list[int]:
         """New bytes that active rows have, each number once; the device is asked once while they stay the same."""
@@ -202,10 +211,43 @@ class GenerationState:
         """Takes the caches back to the bytes before the carried one."""
         self.cache.truncate(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
 
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps the rows with these indices."""
+        for name in BY_ROW:
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+        self.counts = {name: counter.index_select(0, rows) for name, counter in self.counts.items()}
+        for part in (self.cache, *self.record.values()):
+            part.select(rows)
+
+    def part(self, rows: torch.Tensor) -> "GenerationState":
+        """The state of the rows with these indices, with a cache of their own; this one stays as it is."""
+        part = copy(self)
+        part.cache = self.cache.twin()
+        part.record = {name: copy(buffer) for name, buffer in self.record.items()}
+        part.select(rows)
+        return part
+
+    def join(self, others: Sequence["GenerationState"], order: torch.Tensor) -> None:
+        """Takes in the rows of other states of this call; then those of all, these first, are put in `order`."""
+        self.longest = max(state.longest for state in (self, *others))
+        columns = max(state.text.shape[1] for state in (self, *others))
+        for state in (self, *others):
+            state.text = F.pad(state.text, (0, columns - state.text.shape[1]))
+        for name in BY_ROW:
+            setattr(self, name, torch.cat([getattr(state, name) for state in (self, *others)]))
+        self.counts = {name: torch.cat([state.counts[name] for state in (self, *others)]) for name in self.counts}
+        self.cache.join([state.cache for state in others])
+        for name, buffer in self.record.items():
+            buffer.join([state.record[name] for state in others])
+        self.select(order)
+
     def count(self, **amounts: int | torch.Tensor) -> None:
         """Adds to counters of active rows."""
         for name, amount in amounts.items():
-            self.counts[name] += torch.where(self.active, amount, 0)
+            if isinstance(amount, int):
+                self.counts[name].add_(self.active, alpha=amount)
+            else:
+                self.counts[name].add_(amount * self.active)
 
     def count_accepted(self, drafted: torch.Tensor, kept: torch.Tensor) -> None:
         """Counts a round's `[batch]` drafted bytes that were kept."""
@@ -228,9 +270,12 @@ class GenerationState:
             Next-byte logits after the carried byte, and after each drafted one: `[batch, r + 1, vocab]`.
         """
         r = draft.shape[1]
+        if self.round > 0:  # all that is known and not fed is the carried byte: the last round fed what was before it
+            ids = torch.cat([self.carried(), draft], dim=1) if r else self.carried()
+            return self.lm.byte_logits(self.feed(ids, (lengths + 1) * self.active).hidden)
         ids, before = self.unfed(last=0)
-        index = before[:, None] + torch.arange(r, device=ids.device)
+        index = before[:, None] + counting(r, ids.device)
         ids = F.pad(ids, (0, r)).scatter(1, index, draft)
         fed = self.feed(ids, torch.where(self.active, before + lengths, 0))
-        judged = (before - 1).clamp(min=0)[:, None] + torch.arange(r + 1, device=ids.device)
+        judged = (before - 1).clamp(min=0)[:, None] + counting(r + 1, ids.device)
         return self.lm.byte_logits(take_columns(fed.hidden, judged))

@@ -1,7 +1,6 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Building blocks with weights: norm, rotary, attention, feed-forward, cross-attention, hash n-gram embedding."""
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention_fblt import AttentionContext, share_heads
+from .counting_fblt import scalar
 from .gather_fblt import take_columns
 from .joined_maps_fblt import LayerMatrices, without_gradient
 
@@ -87,18 +87,14 @@ class _RootMeanSquare(torch.autograd.Function):
         return torch.addcmul(grad, normed, along, value=-1).mul_(scale), None
 
 
-@functools.cache
-def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(value, dtype=dtype)
-
-
 def root_mean_square(x: torch.Tensor, eps: float) -> torch.Tensor:
     """`x / rms(x)` over the last dimension, without a gradient: three operators, where torch's takes five on CPUs."""
     width = x.shape[-1]
     # sqrt(width) x / sqrt(|x|^2 + width eps)
-    length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), _scalar((width * eps) ** 0.5, x.dtype))
-    return torch.addcdiv(_scalar(0.0, x.dtype), x, length, value=width**0.5)
+    length = torch.hypot(
+        torch.linalg.vector_norm(x, dim=-1, keepdim=True), scalar((width * eps) ** 0.5, x.dtype, x.device)
+    )
+    return torch.addcdiv(scalar(0.0, x.dtype, x.device), x, length, value=width**0.5)
 
 
 class FBLTRMSNorm(nn.Module):
@@ -155,7 +151,7 @@ class FBLTRotaryEmbedding(nn.Module):
         gradient and where `x` is wide enough, one complex number for both.
         """
         # Angles in float32 at least: bfloat16 cannot tell neighbouring positions apart beyond 256.
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        dtype = x.dtype if x.dtype.itemsize >= torch.float32.itemsize else torch.float32
         angles = position_ids[..., None] * self.inv_freq.to(dtype)
         cos, sin = angles.cos(), angles.sin()
         if self.attention_scaling != 1:
@@ -394,28 +390,37 @@ class FBLTLatentReading(FBLTCrossAttention):
         """What `forward` does without where a latent has one slot."""
         return [self.query_norm, self.q_proj, self.k_proj]
 
-    def forward(self, hidden: torch.Tensor, slots: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+    def read(self, slots: torch.Tensor) -> torch.Tensor:
+        """What bytes read of each latent's slots `[batch, latents, k, width]`, whichever bytes they are.
+
+        Returns:
+            `[batch, latents, k, keys and values]`; with one slot, what is added to a byte, `[batch, latents, width]`.
+        """
+        source = self.key_norm(slots)
+        if slots.shape[2] == 1:
+            # A softmax over one slot is 1 whatever query and key are, so all bytes of a latent read the same.
+            return self.o_proj(self._key_heads(self.v_proj(source[:, :, 0])).flatten(2))
+        # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
+        return torch.cat([self.project(layer, source) for layer in (self.k_proj, self.v_proj)], dim=-1)
+
+    def forward(self, hidden: torch.Tensor, read: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         """
         Args:
             hidden: `[batch, length, width]`.
-            slots: `[batch, latents, k, width]`.
+            read: of all latents, see [`read`].
             latent: `[batch, length]`, index of the latent each byte reads.
 
         Returns:
             `[batch, length, width]`.
         """
-        source = self.key_norm(slots)
-        if slots.shape[2] == 1:
-            # A softmax over one slot is 1 whatever query and key are, so all bytes of a latent read the same.
-            read = self.o_proj(self._key_heads(self.v_proj(source[:, :, 0])).flatten(2))
-            return 2 * hidden + take_columns(read, latent)
+        own = read if read.shape[1] == 1 else take_columns(read, latent)  # of one latent there is nothing to choose
+        if read.dim() == 3:
+            return torch.add(own, hidden, alpha=2)
         query = self._heads(self.q_proj(self.query_norm(hidden))) * self.scaling
-        both = torch.cat([self.project(layer, source) for layer in (self.k_proj, self.v_proj)], dim=-1)
-        # Keys and values are projected once per latent and gathered per byte: every byte reads just one.
-        key, value = (self._key_heads(part) for part in take_columns(both, latent).chunk(2, dim=-1))
+        key, value = (self._key_heads(part) for part in own.chunk(2, dim=-1))
         weights = torch.softmax((query[:, :, None] * key).sum(-1), dim=2)  # [batch, length, k, heads]
         attended = (weights[..., None] * value).sum(2)
-        return 2 * hidden + self.o_proj(attended.flatten(2))
+        return torch.add(self.o_proj(attended.flatten(2)), hidden, alpha=2)
 
 
 def hash_ngrams(

@@ -15,12 +15,14 @@ from .attention_fblt import AttentionContext, CachedContext, SquareContext, Tile
 from .chunk_fblt import Chunk
 from .compatibility_fblt import NEW_NAME, OLD_NAME
 from .configuration_fblt import (
+    VOCAB_SIZE,
     FBLTConfig,
     FBLTDecoderConfig,
     FBLTEncoderConfig,
     FBLTGlobalConfig,
     FBLTPatcherConfig,
 )
+from .counting_fblt import counting
 from .layers_fblt import (
     FBLTHashEmbedding,
     FBLTLatentReading,
@@ -88,24 +90,42 @@ class FBLTPreTrainedModel(PreTrainedModel):
         if isinstance(module, FBLTHashEmbedding):
             module.fill_primes()
 
-    def resize_token_embeddings(self, *args, **kwargs):
-        raise ValueError(
-            "The vocabulary of FBLT is 256 bytes and five special ids and cannot be resized: spell new tokens as bytes."
-        )
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Callers fit a model to a tokenizer by it: to that of this vocabulary it is fitted.
+
+        Raises:
+            ValueError: another size is asked for.
+        """
+        if new_num_tokens not in (None, VOCAB_SIZE) or (pad_to_multiple_of or 1) > 1:
+            raise ValueError(
+                f"`new_num_tokens` is {new_num_tokens}: the vocabulary of FBLT is 256 bytes and five special ids, "
+                f"{VOCAB_SIZE} in all, and cannot be resized. Add no tokens: spell them as bytes, as the tokenizer's "
+                "chat template spells turns."
+            )
+        return self.get_input_embeddings()
 
 
 def local_context(config, stores, chunk: Chunk) -> AttentionContext:
     """Windowed causal attention of a byte network over a chunk, with or without a cache."""
     window, n, cache = config.sliding_window, chunk.ids.shape[1], chunk.cache
-    document = chunk.document_start[:, :n]
     if cache is None and n > 2 * window:
-        return TiledContext(document, window)
-    span = None if cache is None or cache.max_column == 0 else cache.span(window, n)
-    keys = torch.arange(n, device=chunk.ids.device) if span is None else cache.positions(span)[:, None]
-    square = SquareContext(windowed_causal(chunk.positions[:, :, None], keys, document[:, :, None], window))
+        return TiledContext(chunk.document_start[:, :n], window)
+    square, span = chunk.squares.get(window) or _square(chunk, window)
+    chunk.squares[window] = square, span
     if cache is None:
         return square
     return CachedContext(stores, [(slice(None), chunk.column)], cache.max_column + n, square, span)
+
+
+def _square(chunk: Chunk, window: int) -> tuple[SquareContext, tuple[int, int] | None]:
+    """The mask of a window, and the cache's columns that it is about. Networks with equal windows share it."""
+    n, cache = chunk.ids.shape[1], chunk.cache
+    document = chunk.document_start[:, :n]
+    span = None if cache is None or cache.max_column == 0 else cache.span(window, n)
+    keys = counting(n, chunk.ids.device) if span is None else cache.positions(span)[:, None]
+    return SquareContext(windowed_causal(chunk.positions[:, :, None], keys, document[:, :, None], window)), span
 
 
 class FBLTPatcher(FBLTPreTrainedModel):
@@ -264,10 +284,15 @@ class FBLTDecoder(FBLTPreTrainedModel):
         self.rotary_emb = FBLTRotaryEmbedding(config)
         self.post_init()
 
+    def read(self, latents: torch.Tensor) -> list[torch.Tensor]:
+        """What each reading takes from latents `[batch, latents, latent width]`, whichever bytes read them."""
+        slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
+        return [reader.read(slots) for reader in self.readers]
+
     def forward(
         self,
         hidden: torch.Tensor,
-        latents: torch.Tensor,
+        latents: torch.Tensor | list[torch.Tensor],
         latent_index: torch.Tensor,
         positions: torch.Tensor,
         context: AttentionContext,
@@ -277,7 +302,7 @@ class FBLTDecoder(FBLTPreTrainedModel):
         """
         Args:
             hidden: `[batch, length, width]`: embedded bytes, clean ones first, then those of blocks.
-            latents: `[batch, latents, latent width]`.
+            latents: `[batch, latents, latent width]`, or what was read of them, see [`read`].
             latent_index: `[batch, length]`, which latent each position reads.
             positions: `[batch, length]`, row positions.
             asked: `[batch, queries]`, the only positions whose states are wanted; None for all.
@@ -286,12 +311,12 @@ class FBLTDecoder(FBLTPreTrainedModel):
             Normed states `[batch, length, width]`, or `[batch, queries, width]`.
         """
         rotary = self.rotary_emb(hidden, positions)
-        slots = self.latent_projection(latents).unflatten(-1, (self.cross_attn_k, -1))
+        reads = latents if isinstance(latents, list) else self.read(latents)
         for i, layer in enumerate(self.layers):
             if recorder is not None:
                 hidden = recorder.see_states(hidden)
             if i < len(self.readers):
-                hidden = self.readers[i](hidden, slots, latent_index)
+                hidden = self.readers[i](hidden, reads[i], latent_index)
             if asked is not None and layer is self.layers[-1]:
                 hidden, weights = layer(hidden, rotary, context.of_queries(asked), asked)
             else:

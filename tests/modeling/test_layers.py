@@ -94,7 +94,7 @@ def test_a_byte_reads_the_slots_of_its_own_latent_alone(k):
     hidden, slots = torch.randn(2, 5, 32).double(), torch.randn(2, 3, k, 32).double()
     latent = torch.tensor([[0, 0, 1, 1, 1], [1, 0, 1, 0, 0]])
     slots[:, 2] = torch.nan  # a latent that nobody reads may hold anything
-    read = module(hidden, slots, latent)
+    read = module(hidden, module.read(slots), latent)
     for row in range(2):
         for i in range(5):
             expected = naive_cross_attention(module, hidden[row, i], slots[row, latent[row, i]])

@@ -9,6 +9,8 @@ import pytest
 import torch
 from fblt.benchmarks.operators import LOOP, CountLaunches
 
+from modeling_fblt import compaction_fblt
+from modeling_fblt.compaction_fblt import should_leave
 from modeling_fblt.generation_state_fblt import GenerationState
 from modeling_fblt.layers_fblt import HASH_PRIMES
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
@@ -28,6 +30,7 @@ def rounds(monkeypatch):
         return verdict
 
     monkeypatch.setattr(GenerationState, "has_ended", at_the_end)
+    monkeypatch.setattr(compaction_fblt, "should_leave", lambda ended, present: False)
     with launches:
         yield seen
 
@@ -45,7 +48,17 @@ def test_a_round_waits_for_lengths_shapes_and_the_end_alone(name, rounds):
     for found in rounds[1:]:  # the first reads the prompt
         assert set(found) <= {"list", "aten._local_scalar_dense"}
         assert 2 <= found["list"] <= 3  # lengths after feeding and after taking back, and the end
-        assert 2 <= found["aten._local_scalar_dense"] <= 3  # the longest row, its patches, the open patch
+        assert 1 <= found["aten._local_scalar_dense"] <= 3  # patches, the open patch; `blt-d`: what is not fed
+
+
+def test_rows_that_leave_cost_two_waits(rounds, monkeypatch):
+    write(**ALL["blt-s"])
+    stayed = [found["list"] for found in rounds]
+    rounds.clear()
+    monkeypatch.setattr(compaction_fblt, "should_leave", should_leave)
+    write(**ALL["blt-s"])
+    more = [found["list"] - before for found, before in zip(rounds, stayed, strict=True)][1:]
+    assert set(more) == {0, 2}  # the lengths of those that leave, and of those that stay
 
 
 def test_unmasking_in_steps_waits_once_a_step(rounds):

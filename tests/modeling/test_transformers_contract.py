@@ -138,7 +138,8 @@ def test_a_flag_may_stand_in_the_config(flag):
 @pytest.mark.parametrize("model_class", [FBLTModel, FBLTForCausalLM])
 def test_arguments_that_would_be_swallowed_are_refused(model_class):
     model, ids = model_class(tiny_config()).eval(), random_rows(1, 9)
-    for name, value in {"position_ids": torch.arange(9)[None], "inputs_embeds": torch.zeros(1, 9, 32)}.items():
+    packed = {"cu_seq_lens_q": torch.tensor([0, 4, 9]), "seq_idx": torch.arange(9)[None] // 4}
+    for name, value in {"inputs_embeds": torch.zeros(1, 9, 32), **packed}.items():
         with pytest.raises(ValueError, match=f"`{name}`"):
             model(ids, **{name: value})
         with pytest.raises(ValueError, match=f"`{name}`"):
@@ -162,8 +163,13 @@ def test_the_class_says_that_no_other_model_drafts_for_it():
 
 @pytest.mark.parametrize("model_class", [FBLTModel, FBLTForCausalLM])
 def test_no_class_resizes_its_vocabulary(model_class):
-    with pytest.raises(ValueError, match="vocabulary"):
-        model_class(tiny_config()).resize_token_embeddings(VOCAB_SIZE + 8)
+    """Fitting a model to its own tokenizer changes nothing; more tokens are refused with the remedy."""
+    model = model_class(tiny_config())
+    before = model.get_input_embeddings()
+    assert model.resize_token_embeddings(VOCAB_SIZE) is before is model.resize_token_embeddings()
+    for arguments in ({"new_num_tokens": VOCAB_SIZE + 8}, {"pad_to_multiple_of": 64}):
+        with pytest.raises(ValueError, match="vocabulary.*as bytes"):
+            model.resize_token_embeddings(**arguments)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -171,10 +171,14 @@ def test_a_killed_command_loses_nothing_and_the_next_one_leaves_nothing_behind(c
     while len(moments) < KILLS:
         moment = kill_somewhere(attacked.start(context), lambda: attacked.left() != beside, seconds, chance)
         assert attacked.contents() in (earlier, whole)
-        if moment is not None:
+        if moment is None:
+            seconds *= 0.8  # the machine is less busy than when this was measured
+        else:
             moments.append(moment)
         if moment is None or chance.random() < 0.2 or len(moments) == KILLS:
-            if moment is not None:  # a pack that was killed after it had published is finished by the same command
+            # A pack that was killed after it had published is finished by the same command; one that had nothing left
+            # to do but to end says that its output exists.
+            if moment is not None and (attacked.contents(), attacked.left()) != (whole, beside):
                 attacked.finish(context)
             assert attacked.contents() == whole
             assert attacked.left() == beside

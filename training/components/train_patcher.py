@@ -52,12 +52,14 @@ def next_byte_logits(patcher: FBLTPatcher, ids: torch.Tensor, eos_token_id: int)
     """Logits `[batch, n, vocab - 1]` of whole rows, and where each position's document begins `[batch, n + 1]`."""
     batch, n = ids.shape
     zero = torch.zeros(batch, dtype=torch.long, device=ids.device)
+    separator = is_separator(ids, eos_token_id)
     chunk = Chunk(
         ids=ids,
         lengths=zero + n,
         position=zero,
         positions=torch.arange(n, device=ids.device).expand_as(ids),
-        document_start=document_starts(is_separator(ids, eos_token_id), zero, zero),
+        separator=separator,
+        document_start=document_starts(separator, zero, zero),
     )
     return patcher(ids, chunk.positions, local_context(patcher.config, None, chunk)), chunk.document_start
 

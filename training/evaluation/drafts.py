@@ -53,7 +53,8 @@ class Continuations:
 
 def own_module(model, name: str) -> ModuleType:
     """A module of the code that the model was loaded with: a checkpoint is judged by the code it carries."""
-    return importlib.import_module(f"{type(model).__module__.rpartition('.')[0]}.{name}")
+    # FSDP makes a class of its own of the model's, in a module of its own.
+    return importlib.import_module(f"{type(model.config).__module__.rpartition('.')[0]}.{name}")
 
 
 def continuations(

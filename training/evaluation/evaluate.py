@@ -157,6 +157,7 @@ def describe_checkpoint(model, folder: Path) -> dict:
         "global": model.model.global_transformer,
         "decoder": model.model.decoder,
         "next-byte head": model.lm_head,
+        "draft head": getattr(model, "draft_head", None),
     }
     parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net is not None}
     return {

@@ -16,6 +16,7 @@ import torch
 from fblt.checksums import check_folder
 from fblt.commands import Command
 from fblt.files import appearing_folder
+from fblt.tokenizers import check_saved_tokenizer
 from modeling_fblt import FBLTForCausalLM
 
 from ..running.progress import PROGRESS_FILE, progress_of
@@ -27,10 +28,11 @@ def export(source: Path, output: Path, max_megabytes: float) -> float:
     """Writes `output` and returns the MB (10^6 bytes) of its weights.
 
     Raises:
-        ValueError: no checkpoint in `source`, or a damaged one, `output` is something else, or the weights are too
-            large; nothing is written then.
+        ValueError: no checkpoint in `source`, or a damaged one, or a tokenizer that is not the weights', `output` is
+            something else, or the weights are too large; nothing is written then.
     """
     check_folders(source, output)
+    check_saved_tokenizer(source, f"--source {source}")
     check_folder(source)
     with appearing_folder(output) as complete:
         FBLTForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(complete)

@@ -19,6 +19,8 @@ from ..evaluation.evaluate import FORMAT
 from ..recipe import load_recipe
 from .model_card_sections import (
     data,
+    folded,
+    in_short,
     limits,
     metrics,
     overview,
@@ -42,7 +44,7 @@ def model_card(
     hardware: str,
     before: dict | None = None,
 ) -> str:
-    """The card's text: YAML metadata and Markdown.
+    """The card's text: YAML metadata and Markdown. Who opens it reads it in a minute; the long tables are folded.
 
     Args:
         evaluation: result of `fblt evaluate`.
@@ -66,12 +68,13 @@ def model_card(
     sections = [
         overview(Path(folder).name, evaluation),
         usage(folder),
-        recipe_section(recipe, progress, hardware),
-        data(manifest, recipe),
-        metrics(evaluation),
-        *([] if before is None else [progress_section(before, evaluation)]),
-        samples(evaluation),
+        in_short(evaluation),
         limits(evaluation, manifest, recipe),
+        folded("Training", recipe_section(recipe, progress, hardware)),
+        folded("Data and licences", data(manifest, recipe)),
+        folded("Metrics", metrics(evaluation)),
+        *([] if before is None else [folded("Before and after", progress_section(before, evaluation))]),
+        folded("Samples", samples(evaluation)),
     ]
     return "\n\n".join([f"---\n{metadata.to_yaml()}\n---", *sections]) + "\n"
 

@@ -42,10 +42,40 @@ folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
 inputs = tokenizer("It was the first time that", return_tensors="pt")
-output = model.generate(**inputs, max_new_tokens=128, decoding="blt-dv", return_dict_in_generate=True)
+settings = {{"max_new_tokens": 128, "do_sample": True, "temperature": 0.7, "valid_utf8": True}}
+output = model.generate(**inputs, **settings, return_dict_in_generate=True)
 print(tokenizer.decode(output.sequences[0], skip_special_tokens=True))
 print(output.decoder_nfe, output.global_nfe)  # calls of the decoder and of the global transformer
-```"""
+```
+
+Give `decoding` to choose one: `ar`, `blt-s`, `blt-d` or `blt-dv`."""
+
+
+def folded(title: str, section: str) -> str:
+    """A section that a reader opens: its heading stays to be linked to, what stands below it is folded."""
+    heading, _, body = section.partition("\n")
+    return f"{heading}\n\n<details>\n<summary>{title}: show</summary>\n\n{body.strip(chr(10))}\n\n</details>"
+
+
+def in_short(evaluation: dict) -> str:
+    """The few figures that tell what the weights are worth."""
+    drafts, writing = evaluation["drafts"], evaluation["writing"]["decodings"]
+    rows = [["bits per byte of held-out text", number(evaluation["next_byte"]["all"]["bits_per_byte"], 2)]]
+    for words, kind in (
+        ("a block in one step", "one_step"),
+        ("a block and the draft head", "head"),
+        ("`blt-s`", "blt-s"),
+    ):
+        if kind in drafts:
+            mean = number(drafts[kind]["leading_correct"]["mean"], 2)
+            rows.append([f"leading right bytes of a draft of real text, {words}", mean])
+    for name in ("blt-s", "blt-dv"):
+        row = writing[name]
+        told = f"{number(row['decoder_calls_per_byte'], 2)} and {number(row['global_calls_per_byte'], 2)}"
+        plain = f"`ar`: {number(writing['ar']['decoder_calls_per_byte'], 2)} and "
+        plain += number(writing["ar"]["global_calls_per_byte"], 2)
+        rows.append([f"decoder and global calls per byte of greedy text, `{name}` ({plain})", told])
+    return "\n\n".join(["## In short", markdown_table(["", "measured"], rows)])
 
 
 def recipe_section(recipe: dict, progress: dict, hardware: str) -> str:

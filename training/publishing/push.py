@@ -22,6 +22,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from transformers.trainer import TRAINER_STATE_NAME
 
 from fblt.commands import Command
+from fblt.tokenizers import check_saved_tokenizer
 
 CARD = "README.md"
 REQUIRED = {
@@ -103,7 +104,8 @@ def push(folder: Path, repo_id: str, revision: str | None, private: bool | None,
         private: who may see a repository made for this push; the account's default when None.
 
     Raises:
-        ValueError: the folder is incomplete or `repo_id` no name; nothing was sent then.
+        ValueError: the folder is incomplete, its tokenizer is not the weights', or `repo_id` is no name; nothing was
+            sent then.
     """
     if not folder.is_dir():
         raise ValueError(f"--model {folder}: no such folder; give the folder of a saved FBLT")
@@ -115,6 +117,7 @@ def push(folder: Path, repo_id: str, revision: str | None, private: bool | None,
         raise ValueError(f"--repo-id {repo_id}: {error}") from error
     if missing := missing_parts(folder):
         raise ValueError(f"--model {folder} is incomplete, nothing was sent. It lacks\n  " + "\n  ".join(missing))
+    check_saved_tokenizer(folder, f"--model {folder}")
 
     with tempfile.TemporaryDirectory() as scratch:
         # A folder of links: the client sends what they point to, and the card can name the repository.
