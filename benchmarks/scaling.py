@@ -72,15 +72,19 @@ def column_bytes(config, itemsize: int) -> int:
 
 
 def measured_memory(cache) -> dict[str, int]:
-    """Bytes that a cache holds, those kept per patch and those kept per byte of text, and its capacities in entries."""
+    """Bytes that a cache holds, those kept per patch, those kept per byte of a window, and its capacities in entries.
+
+    The ids that it dropped, two bytes each, by which it knows a text again, count among all bytes alone.
+    """
     stores = cache.global_transformer
     patch_part = [cache.latents, cache.document_patch]
     patch_part += [buffer for store in stores for buffer in (store.keys, store.values)]
     by_patch = sum(buffer.data.nbytes for buffer in patch_part)
+    earlier = 0 if cache.earlier_ids.data is None else cache.earlier_ids.data.nbytes
     return {
         "bytes": cache.nbytes(),
         "patch_bytes": by_patch,
-        "byte_bytes": cache.nbytes() - by_patch,
+        "byte_bytes": cache.nbytes() - by_patch - earlier,
         "patches": cache.max_patches,
         "patch_capacity": cache.latents.data.shape[1],
         "columns": cache.max_column,

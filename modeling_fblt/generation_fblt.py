@@ -168,12 +168,13 @@ class FBLTGenerationMixin(GenerationMixin):
             raise ValueError(
                 "`past_key_values` is given with `use_cache=False`: leave one of them out, either goes by itself."
             )
-        if generation_config.num_beams > 1:
+        rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
+        if generation_config.num_beams > 1 and len(getattr(cache, "lengths", range(rows))) != rows:
             raise ValueError(
-                f"`past_key_values` is given with `num_beams={generation_config.num_beams}`: beams begin with a "
-                "cache of their own, in which rows change places; leave it out."
+                f"`past_key_values` holds {len(cache.lengths)} rows with `num_beams={generation_config.num_beams}`: "
+                f"beams reorder their cache, so give one that was made for all {rows} of them, or leave it out."
             )
-        check_cache(self.config, cache, batch_size * generation_config.num_return_sequences)
+        check_cache(self.config, cache, rows)
 
     def _prepare_model_inputs(self, inputs, bos_token_id, model_kwargs):
         given = model_kwargs.get("input_ids") if inputs is None else inputs

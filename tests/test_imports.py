@@ -8,14 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHARED = {"fblt.files", "fblt.commands", "fblt.checksums", "fblt.locks"}  # import each other alone and serve all
-# Prompts through a model, and what streams out of it, for commands, measures and benchmarks alike.
-WRITING = {"fblt.batches", "fblt.drafts", "fblt.restoring"}
+# Tokenizers, prompts through a model, and what streams out of it, for commands, measures and benchmarks alike.
+WRITING = {"fblt.batches", "fblt.drafts", "fblt.restoring", "fblt.tokenizers"}
 # What each room may import beside itself and SHARED.
 MAY_IMPORT = {
     "modeling_fblt": set(),
     "fblt.batches": {"modeling_fblt"},
     "fblt.drafts": {"modeling_fblt"},
     "fblt.restoring": {"modeling_fblt", "fblt.batches"},
+    "fblt.tokenizers": {"modeling_fblt"},
     "conversion": {"modeling_fblt"},
     "training": {"modeling_fblt", "conversion", *WRITING},
     "benchmarks": {"modeling_fblt", "conversion", "training", *WRITING},

@@ -3,9 +3,15 @@
 
 import os
 
+import pytest
+
 THOROUGH = bool(os.environ.get("FBLT_THOROUGH"))
 
 
 def cases(quick: int, thorough: int) -> int:
     """How many cases, samples or kills to try."""
     return thorough if THOROUGH else quick
+
+
+# Minutes even in their shortest form: they keep CI from its twenty minutes.
+long_run = pytest.mark.skipif(not THOROUGH, reason="takes minutes: set FBLT_THOROUGH=1 to run it")

@@ -22,6 +22,7 @@ from fblt.training.run import build_trainer, run, training_arguments
 from fblt.training.running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM, FBLTModel
+from tests.thorough import long_run
 from tests.training.runs import MODEL, losses, write_instructions, write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -172,6 +173,7 @@ def test_fsdp2_over_two_processes_trains_as_one_process_and_its_checkpoint_resum
         assert_same_logs(one, two)
 
 
+@long_run
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2_cpu", "hybrid_cpu"])
 def test_four_processes_train_as_one_process_with_the_joint_batch(tmp_path, config):

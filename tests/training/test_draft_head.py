@@ -196,7 +196,7 @@ def test_the_command_writes_a_whole_folder_in_the_sources_precision(folder):
     text = succeed(main, folder / "model", *options)
     report = json.loads(text[text.index("{\n") :])
     assert report["blocks"] == 40 and report["loss"]["last"] > 0
-    assert set(report["after"]) == {"one_step", "head", "blt-s", "ar"}
+    assert set(report["after"]) == {"one_step", "head", "refined_1", "refined_2", "blt-s", "ar"}
     # A fresh head drafts what the block alone does.
     assert report["before"]["head"] == report["before"]["one_step"] == report["after"]["one_step"]
     old, new = (load_file(f / "model.safetensors") for f in (folder / "model", output))
