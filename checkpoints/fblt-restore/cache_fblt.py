@@ -1,0 +1,420 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""The KV cache: what each network keeps of the bytes fed so far. Every row has its own length.
+
+Everything is stored by position. So rejected bytes are taken back by changing lengths: what lies beyond a row's length
+is never read, and overwritten by what is fed next. Buffers by patch grow with the text. Buffers by byte slide: local
+networks see a window, so only the last bytes of each row are held.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from transformers.cache_utils import Cache
+
+from .chunk_fblt import Chunk
+from .counting_fblt import counting
+from .gather_fblt import take_columns
+from .patching_fblt import PatchingState
+
+# So many bytes can always be taken back: far more than a draft has, or than one row runs ahead of another.
+RETAINED = 256
+
+
+class Origin:
+    """The first position that byte buffers hold, `[batch]`. All byte buffers of a cache slide together."""
+
+    def __init__(self, batch_size: int, device: torch.device | str):
+        self.first = torch.zeros(batch_size, dtype=torch.long, device=device)
+
+
+class PositionBuffer:
+    """A tensor with one entry per row and position, positions along `dim`; entries not yet written are zero.
+
+    Args:
+        dim: the dimension of positions.
+        origin: of a buffer that slides; without one, column and position are the same.
+    """
+
+    def __init__(self, dim: int = 1, origin: Origin | None = None):
+        self.dim, self.origin = dim, origin
+        self.data: torch.Tensor | None = None
+        self.writes = 0  # how often it was written to
+
+    def column(self, position: torch.Tensor) -> torch.Tensor:
+        """Columns that hold positions `[batch, ...]`."""
+        if self.origin is None:
+            return position
+        return position - self.origin.first.view(-1, *[1] * (position.dim() - 1))
+
+    def write(self, values: torch.Tensor, column: torch.Tensor | int, end: int) -> None:
+        """Writes `values` (length along `dim`) to columns `[batch, length]`, all of them before `end`; or from one
+        column on, the same in all rows.
+        """
+        self._reserve(values, end)
+        self.writes += 1
+        made_elsewhere = self.data.is_inference() and not torch.is_inference_mode_enabled()
+        if made_elsewhere or self.data.requires_grad or values.requires_grad:
+            # What was made in inference mode cannot be written to outside, and what a backward pass will read must not
+            # be. Without gradients, as in decoding, buffers are written in place.
+            self.data = self.data.clone()
+        if isinstance(column, int):
+            self.data.narrow(self.dim, column, values.shape[self.dim]).copy_(values)
+            return
+        row = counting(len(column), column.device)[:, None]
+        values = values.to(self.data.dtype)
+        # Written by index: scattering takes a CPU many times as long in bfloat16.
+        if self.dim == 1:
+            self.data[row, column] = values
+        else:
+            self.data[row, :, column] = values.transpose(1, 2)
+
+    def read(self, low: int, high: int) -> torch.Tensor:
+        """Columns `low .. high - 1` of all rows."""
+        return self.data.narrow(self.dim, low, high - low)
+
+    def at(self, position: torch.Tensor) -> torch.Tensor:
+        """One entry per row: `[batch, ...]` for `position` `[batch]` (buffers with positions in dimension 1)."""
+        return self.data[counting(position.shape[0], position.device), self.column(position)]
+
+    def gather(self, position: torch.Tensor) -> torch.Tensor:
+        """`[batch, n, ...]` for `position` `[batch, n]` (buffers with positions in dimension 1)."""
+        return take_columns(self.data, self.column(position))
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps, repeats or reorders rows."""
+        if self.data is not None:
+            self.data = self.data.index_select(0, rows.to(self.data.device))
+            self.writes += 1
+
+    def join(self, others: Sequence["PositionBuffer"]) -> None:
+        """Adds the rows of other buffers; columns that a row does not have become zero."""
+        if self.data is None:
+            return
+        parts = [buffer.data for buffer in (self, *others)]
+        columns = max(part.shape[self.dim] for part in parts)
+        behind = 2 * (self.data.dim() - 1 - self.dim)  # numbers of padding for the dimensions after that of positions
+        self.data = torch.cat([F.pad(part, (*[0] * behind, 0, columns - part.shape[self.dim])) for part in parts])
+
+    def slide(self, shift: torch.Tensor) -> None:
+        """Drops the first `shift` `[batch]` columns of each row; what moves up at the end is stale."""
+        if self.data is None:
+            return
+        columns = self.data.shape[self.dim]
+        column = (shift[:, None] + counting(columns, shift.device)).clamp(max=columns - 1)
+        shape = [1] * self.data.dim()
+        shape[0], shape[self.dim] = column.shape
+        self.data = self.data.gather(self.dim, column.view(shape).expand_as(self.data))
+
+    def _reserve(self, values: torch.Tensor, end: int) -> None:
+        have = 0 if self.data is None else self.data.shape[self.dim]
+        if end <= have:
+            return
+        shape = list(values.shape)
+        shape[self.dim] = max(end, 2 * have, 64)
+        grown = values.new_zeros(shape)
+        if self.data is not None:
+            grown = grown.to(self.data.dtype)
+            grown.narrow(self.dim, 0, have).copy_(self.data)
+        self.data = grown
+
+
+class KeyValueStore:
+    """Keys and values of one attention layer, `[batch, heads, position, head_dim]`."""
+
+    def __init__(self, origin: Origin | None = None):
+        self.keys, self.values = PositionBuffer(2, origin), PositionBuffer(2, origin)
+
+    def write(self, key: torch.Tensor, value: torch.Tensor, column: torch.Tensor, end: int) -> None:
+        self.keys.write(key, column, end)
+        self.values.write(value, column, end)
+
+    def read(self, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.keys.read(low, high), self.values.read(low, high)
+
+
+class FBLTCache(Cache):
+    """KV cache of an FBLT, passed as `cache` or `past_key_values`.
+
+    Attributes:
+        lengths: `[batch]`, bytes fed and not taken back, padding left out.
+        columns: columns of `input_ids` that these bytes came from, padding included; generic code slices by it.
+        ids: by byte position.
+        patch_index, patch_start, document_start: by byte position, the next byte's included: the patch that holds it,
+            and the positions where this patch and its document begin.
+        patcher, encoder, decoder: key/value stores per layer, by byte position.
+        states: encoder byte states, by byte position; the open patch is pooled from them when it completes.
+        global_transformer: key/value stores per layer, by patch.
+        earlier_ids: ids by byte position too, of bytes that `ids` may have dropped; two bytes of memory each.
+        geometry: sizes of the model that the cache is for.
+        latents, document_patch: by patch: output of the global transformer, and its document's first patch.
+        min_column, max_column: over the rows, the least and the greatest column after a row's last byte, in buffers by
+            byte position. Kept on the host, as the next two are.
+        max_length, min_patches, max_patches: over the rows, the most bytes, and the fewest and most complete patches.
+        slid: whether byte buffers have dropped anything; until then, columns are positions.
+    """
+
+    # transformers asks its layers, of which this cache has none, and takes silence for yes.
+    is_compileable = False
+    is_croppable = False
+    is_linear = (False,)
+
+    def __init__(self, config, batch_size: int, device: torch.device | str = "cpu"):
+        super().__init__(layers=[])
+        self.geometry = self.geometry_of(config)
+        byte_networks = (config.patcher_config, config.encoder_config, config.decoder_config)
+        self.window = max(network.sliding_window for network in byte_networks)
+        self.most_columns = 2 * (self.window + RETAINED)
+        self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self.min_column = self.max_column = self.max_length = self.min_patches = self.max_patches = 0
+        self.slid = False
+        self._reads: tuple[int, int | torch.Tensor, list[torch.Tensor]] | None = None
+        self.columns = 0
+        self.origin = origin = Origin(batch_size, device)
+        self.ids, self.patch_index, self.patch_start, self.document_start, self.states = (
+            PositionBuffer(origin=origin) for _ in range(5)
+        )
+        self.latents, self.document_patch, self.earlier_ids = PositionBuffer(), PositionBuffer(), PositionBuffer()
+        self.patcher, self.encoder, self.decoder = (
+            [KeyValueStore(origin) for _ in range(network.num_hidden_layers)] for network in byte_networks
+        )
+        self.global_transformer = [KeyValueStore() for _ in range(config.global_config.num_hidden_layers)]
+        zero = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
+        for buffer in (self.ids, self.patch_index, self.patch_start, self.document_start):
+            buffer.write(zero, zero, 1)  # position 0 starts the first patch of the first document
+
+    @staticmethod
+    def geometry_of(config) -> tuple:
+        """What a cache and the model that continues from it must have in common."""
+        networks = (config.patcher_config, config.encoder_config, config.global_config, config.decoder_config)
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+        windows = tuple(getattr(network, "sliding_window", None) for network in networks)
+        return tuple(getattr(network, name) for network in networks for name in names), windows
+
+    # --- state of the rows at their current lengths ---
+
+    def here(self, buffer: PositionBuffer) -> torch.Tensor:
+        """The entries of a buffer by byte at the rows' lengths, those of the next bytes: `[batch, ...]`."""
+        if self.min_column == self.max_column:
+            return buffer.data[:, self.max_column]
+        return buffer.at(self.lengths)
+
+    def patching_state(self) -> PatchingState:
+        """What the bytes so far decided about the next chunk's patches."""
+        start = self.here(self.patch_start)
+        two_back = self.lengths[:, None] + torch.arange(-2, 0, device=self.lengths.device)
+        previous = self.ids.gather(two_back.clamp(min=0))
+        return PatchingState(
+            position=self.lengths,
+            last_start=start,
+            document_start=self.here(self.document_start),
+            first_is_start=start == self.lengths,
+            previous=previous.masked_fill(two_back < 0, -1),
+        )
+
+    def ids_before(self, count: int, position: torch.Tensor | None = None) -> torch.Tensor:
+        """The `count` ids before a position of each row (its length), 0 where there are none: `[batch, count]`."""
+        position = self.lengths if position is None else position
+        position = position[:, None] + torch.arange(-count, 0, device=self.lengths.device)
+        return self.ids.gather(position.clamp(min=0)).masked_fill(position < 0, 0)
+
+    def ids_so_far(self) -> torch.Tensor:
+        """All ids fed and not taken back, `[batch, longest row]`, right-padded with whatever was there."""
+        position = counting(self.max_length, self.lengths.device).expand(len(self.lengths), -1)
+        column = self.ids.column(position).clamp(min=0, max=self.ids.data.shape[1] - 1)
+        held = take_columns(self.ids.data, column)
+        if self.earlier_ids.data is None:
+            return held
+        early = self.earlier_ids.gather(position.clamp(max=self.earlier_ids.data.shape[1] - 1))
+        return torch.where(position < self.origin.first[:, None], early.long(), held)
+
+    def open_start(self, end: torch.Tensor | None = None) -> torch.Tensor:
+        """Where the patch open at `end` (the rows' lengths) begins, or a document inside it: `[batch]`."""
+        end = self.lengths if end is None else end
+        return torch.maximum(self.patch_start.at(end), self.document_start.at(end))
+
+    def last_latent(self) -> torch.Tensor:
+        """The latent of the last complete patch, which the next byte reads: `[batch, 1, global width]`."""
+        if self.min_patches == self.max_patches:
+            return self.latents.read(self.max_patches - 1, self.max_patches)
+        return self.latents.at(self.here(self.patch_index) - 1)[:, None]
+
+    def last_reads(self, decoder) -> list[torch.Tensor]:
+        """What bytes read of [`last_latent`], see `FBLTDecoder.read`; computed once while it is the last."""
+        # Where rows have different numbers of patches, their lengths say as much: a change makes a new tensor.
+        last = self.max_patches if self.min_patches == self.max_patches else self.lengths
+        made = self._reads
+        same = made is not None and made[0] == self.latents.writes and type(made[1]) is type(last)
+        if not same or (made[1] != last if isinstance(last, int) else made[1] is not last):
+            self._reads = self.latents.writes, last, decoder.read(self.last_latent())
+        return self._reads[2]
+
+    def open_patch_bytes(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Encoder states, ids and patch (counted from the open one) of the bytes since the open patch began.
+
+        Returns:
+            `[batch, length, width]`, `[batch, length]`, `[batch, length]`; past a row's end the patch is out of range.
+        """
+        start = self.here(self.patch_start)
+        end = chunk.position + chunk.lengths
+        length = int((end - start).max())
+        position = start[:, None] + counting(length, start.device)
+        inside = position < end[:, None]
+        position = torch.where(inside, position, start[:, None])
+        patch = self.patch_index.gather(position) - chunk.patch_index[:, :1]
+        # No row has more columns than the buffers, so this many patches are out of range for all.
+        patch = torch.where(inside, patch, self.ids.data.shape[1])
+        return self.states.gather(position), self.ids.gather(position), patch
+
+    def columns_from(self, position: torch.Tensor, length: int) -> torch.Tensor:
+        """Columns of byte buffers for `length` positions from `position` `[batch]` on: `[batch, length]`."""
+        return (position - self.origin.first)[:, None] + counting(length, position.device)
+
+    def place(self, offset: int, length: int) -> torch.Tensor | int:
+        """Where to write `length` positions that begin `offset` after the rows' lengths: one column for all rows where
+        that is known on the host, else columns `[batch, length]`.
+        """
+        if self.min_column == self.max_column:
+            return self.max_column + offset
+        return self.columns_from(self.lengths + offset, length)
+
+    def following(self, offset: int, length: int) -> torch.Tensor:
+        """The `length` positions that begin `offset` after the rows' lengths: `[batch, length]`."""
+        if self.min_column == self.max_column and not self.slid:
+            first = self.max_column + offset
+            return counting(first + length, self.lengths.device, start=first).expand(len(self.lengths), -1)
+        return (self.lengths + offset)[:, None] + counting(length, self.lengths.device)
+
+    def span(self, window: int, new: int) -> tuple[int, int]:
+        """Columns `[low, high)` that hold all keys of `new` more positions per row, each seeing `window` positions."""
+        return max(0, self.min_column - window + 1), self.max_column + new
+
+    def positions(self, span: tuple[int, int]) -> torch.Tensor:
+        """Positions that columns `[low, high)` of the byte buffers hold: `[batch, high - low]`."""
+        column = counting(span[1], self.lengths.device, start=span[0])
+        return self.origin.first[:, None] + column if self.slid else column.expand(len(self.lengths), -1)
+
+    # --- growing and taking back ---
+
+    def make_room(self) -> None:
+        """Slides the byte buffers once they hold far more than the windows and the open patch ask for."""
+        if self.max_column <= self.most_columns:
+            return
+        back = torch.maximum(self.lengths - RETAINED, self.origin.first)
+        needed = torch.minimum(back - self.window, self.patch_start.at(back))
+        shift = (needed - self.origin.first).clamp(min=0)
+        # What is about to be dropped, and what is not: the latter is written again before it goes.
+        held = self.ids.data.to(torch.int16)
+        end = self.max_length + held.shape[1]
+        self.earlier_ids.write(held, self.positions((0, held.shape[1])), end)
+        for buffer in self._byte_buffers():
+            buffer.slide(shift)
+        self.origin.first, self.slid = self.origin.first + shift, True
+        self._set_lengths(self.lengths)
+        # A patch longer than all windows is held whole; the next slide waits until it has doubled.
+        self.most_columns = 2 * max(self.window + RETAINED, self.max_column)
+
+    def write_segmentation(self, chunk: Chunk) -> None:
+        """Records a chunk's bytes and where their patches and documents start."""
+        end = self.max_column + chunk.starts.shape[1]
+        column = self.place(0, chunk.starts.shape[1])  # the next position is known too
+        self.ids.write(chunk.ids, chunk.column, end)
+        self.patch_index.write(chunk.patch_index, column, end)
+        self.document_start.write(chunk.document_start, column, end)
+        begins = (self.following(0, chunk.starts.shape[1]) + 1) * chunk.starts - 1  # -1 where none starts
+        begins[:, 0] = self.here(self.patch_start)
+        self.patch_start.write(begins.cummax(dim=1).values, column, end)
+
+    def extend(self, chunk: Chunk) -> None:
+        """Counts a chunk's bytes as fed. `columns` is left to the caller, who knows the padding."""
+        self._set_lengths(self.lengths + chunk.lengths)
+
+    def truncate(self, lengths: torch.Tensor) -> None:
+        """Takes back what lies beyond `lengths` `[batch]` bytes per row.
+
+        Raises:
+            ValueError: a row goes back by more than the cache still holds; `RETAINED` bytes are always possible.
+        """
+        before = self.max_length
+        self._set_lengths(lengths)
+        self.columns -= before - self.max_length
+
+    def _set_lengths(self, lengths: torch.Tensor) -> None:
+        row = counting(len(lengths), lengths.device)
+        if not self.slid:  # columns are positions
+            bounds = [*lengths.aminmax(), *self.patch_index.data[row, lengths].aminmax()]
+            low, high, *patches = torch.stack(bounds).tolist()  # as below
+            any_lost, bounds = False, [low, high, high, *patches]
+        else:
+            held = lengths - self.origin.first
+            here = held.clamp(min=0)
+            lost = (held < self.window) | (self.patch_start.data[row, here] < self.origin.first)
+            lost = ((self.origin.first > 0) & lost).any().long()
+            bounds = [*held.aminmax(), lengths.max(), *self.patch_index.data[row, here].aminmax(), lost]
+            *bounds, any_lost = torch.stack(bounds).tolist()  # where a step waits for the device's lengths
+        if any_lost:
+            raise ValueError(
+                f"`lengths` is {lengths.tolist()}, but of rows of {self.lengths.tolist()} bytes the cache dropped what "
+                f"lies that far back: at most {RETAINED} bytes can be taken back; feed such rows anew."
+            )
+        self.lengths = lengths
+        self.min_column, self.max_column, self.max_length, self.min_patches, self.max_patches = bounds
+
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(buffer.data.nbytes for buffer in self._buffers() if buffer.data is not None)
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keeps, repeats or reorders rows, by index."""
+        for buffer in self._buffers():
+            buffer.select(rows)
+        self.origin.first = self.origin.first.index_select(0, rows.to(self.lengths.device))
+        self._set_lengths(self.lengths.index_select(0, rows.to(self.lengths.device)))
+
+    def twin(self) -> "FBLTCache":
+        """A cache with the same content, of which rows can be selected and fed without a change of this one.
+
+        What is written to it before that may show in both.
+        """
+        held = [self.lengths, self.origin.first, *(buffer.data for buffer in self._buffers())]
+        return deepcopy(self, {id(tensor): tensor for tensor in held if tensor is not None})
+
+    def join(self, others: Sequence["FBLTCache"]) -> None:
+        """Adds the rows of other caches of the model after its own."""
+        for own, *more in zip(self._buffers(), *(cache._buffers() for cache in others), strict=True):
+            own.join(more)
+        self.origin.first = torch.cat([cache.origin.first for cache in (self, *others)])
+        self.most_columns = max(cache.most_columns for cache in (self, *others))
+        self._set_lengths(torch.cat([cache.lengths for cache in (self, *others)]))
+
+    def _byte_buffers(self) -> list[PositionBuffer]:
+        stores = [*self.patcher, *self.encoder, *self.decoder]
+        single = [self.ids, self.patch_index, self.patch_start, self.document_start, self.states]
+        return single + [buffer for store in stores for buffer in (store.keys, store.values)]
+
+    def _buffers(self) -> list[PositionBuffer]:
+        patches = [buffer for store in self.global_transformer for buffer in (store.keys, store.values)]
+        return [*self._byte_buffers(), self.latents, self.document_patch, self.earlier_ids, *patches]
+
+    # --- what generic code asks of a cache ---
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of `input_ids` held, padding included."""
+        return self.columns
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self.select(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        rows = counting(self.lengths.shape[0], self.lengths.device)
+        self.select(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.select(indices)
+
+    def crop(self, *args, **kwargs):
+        raise NotImplementedError("`crop` counts columns, but an FBLTCache has a length per row: use `truncate`.")
+
+    def reset(self):
+        raise NotImplementedError("`reset` is not supported: make a new FBLTCache.")

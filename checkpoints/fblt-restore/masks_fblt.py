@@ -1,0 +1,48 @@
+# Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
+"""Every attention mask of the model, by name, from positions.
+
+A mask is True where a query may attend. Rules take position tensors that broadcast, and work element by element. So
+one rule serves a dense square, tiles of a long row, a cached chunk and a compiled kernel alike.
+"""
+
+import torch
+
+
+def causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor) -> torch.Tensor:
+    """A query sees itself and what came before it in its document (global transformer; positions are patches)."""
+    return (key <= query) & (key >= document_start)
+
+
+def windowed_causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor, window: int) -> torch.Tensor:
+    """As [`causal`], within the `window` positions that end at the query: keys in `(query - window, query]`."""
+    return causal(query, key, document_start) & (key > query - window)
+
+
+def block_to_clean(
+    query: torch.Tensor, key: torch.Tensor, anchor: torch.Tensor, document_start: torch.Tensor, window: int
+) -> torch.Tensor:
+    """A block position sees clean bytes of its window and document that lie before the block's start `anchor`."""
+    return windowed_causal(query, key, document_start, window) & (key < anchor)
+
+
+def block_to_block(query_block: torch.Tensor, key_block: torch.Tensor, key_present: torch.Tensor) -> torch.Tensor:
+    """A block position sees all present positions of its own block, in both directions, and of no other block."""
+    return (query_block == key_block) & key_present
+
+
+def training_layout(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    anchor: torch.Tensor,
+    document_start: torch.Tensor,
+    query_block: torch.Tensor,
+    key_block: torch.Tensor,
+    window: int,
+) -> torch.Tensor:
+    """The whole training mask as one rule, for positions that are all present.
+
+    `query` and `key` are clean positions where `query_block` and `key_block` are -1, else positions of blocks.
+    `anchor` is the query's: its block's start, or for a clean byte the position after it.
+    """
+    to_clean = block_to_clean(query, key, anchor, document_start, window) & (key_block < 0)
+    return to_clean | block_to_block(query_block, key_block, key_block >= 0)
