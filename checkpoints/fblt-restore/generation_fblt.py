@@ -148,28 +148,27 @@ class FBLTGenerationMixin(GenerationMixin):
         cache = given_cache(model_kwargs)
         if cache is not None:
             model_kwargs[CACHE_NAME] = cache
+        rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
         if cache is None and generation_config.use_cache is not False:
             if generation_config.cache_implementation is not None:
                 raise ValueError(
                     f"`cache_implementation` is {generation_config.cache_implementation!r}: FBLT keeps its own state "
                     "and brings its own cache; leave it None."
                 )
-            rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
             # Where the bytes are: the weights of an offloaded model are on no device before they are used.
             mask = model_kwargs.get("attention_mask")
             device = self.device if mask is None else mask.device
             model_kwargs[CACHE_NAME] = FBLTCache(self.config, rows, device)
         elif cache is not None:
-            self._check_given_cache(cache, generation_config, batch_size)
+            self._check_given_cache(cache, generation_config, rows)
 
-    def _check_given_cache(self, cache, generation_config, batch_size: int) -> None:
+    def _check_given_cache(self, cache, generation_config, rows: int) -> None:
         """Raises a ValueError for a cache of the caller's that this call cannot go on from."""
         if generation_config.use_cache is False:
             raise ValueError(
                 "`past_key_values` is given with `use_cache=False`: leave one of them out, either goes by itself."
             )
-        rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
-        if generation_config.num_beams > 1 and len(getattr(cache, "lengths", range(rows))) != rows:
+        if generation_config.num_beams > 1 and isinstance(cache, FBLTCache) and len(cache.lengths) != rows:
             raise ValueError(
                 f"`past_key_values` holds {len(cache.lengths)} rows with `num_beams={generation_config.num_beams}`: "
                 f"beams reorder their cache, so give one that was made for all {rows} of them, or leave it out."
