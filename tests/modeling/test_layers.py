@@ -6,12 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_fblt.hash_embedding_fblt import HASH_PRIMES, hash_ngrams, ngram_powers
 from modeling_fblt.layers_fblt import (
-    HASH_PRIMES,
     FBLTLatentReading,
     FBLTPooling,
     FBLTRotaryEmbedding,
-    hash_ngrams,
     rotate,
 )
 from tests.modeling.tiny import tiny_config
@@ -39,12 +38,12 @@ def naive_hash(row: list[int], end: int, reach: int, size: int, prime: int, rows
 def test_hash_ngrams_equal_big_integers_wrapped_to_64_bits(row, sizes, functions, rows, data):
     reach = data.draw(st.lists(st.integers(0, 13), min_size=len(row), max_size=len(row)))
     ids = torch.tensor([[0] * (max(sizes) - 1) + row])
-    index = hash_ngrams(ids, torch.tensor([reach]), sizes, torch.tensor(HASH_PRIMES[:functions]), rows)
+    index = hash_ngrams(ids, torch.tensor([reach])[..., None], ngram_powers(sizes, functions), rows)
     expected = [
         [
-            naive_hash(row, end, reach[end], size, prime, rows) + rows * (f * len(sizes) + s)
-            for f, prime in enumerate(HASH_PRIMES[:functions])
-            for s, size in enumerate(sizes)
+            naive_hash(row, end, reach[end], size, prime, rows)
+            for prime in HASH_PRIMES[:functions]
+            for size in sizes
         ]
         for end in range(len(row))
     ]
