@@ -60,7 +60,7 @@ def descending(count: int, device: torch.device) -> torch.Tensor:
 
 def scalar(value: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """`value` as a tensor without dimensions."""
-    return constant((value, dtype, device), lambda: torch.tensor(value, dtype=dtype, device=device))
+    return constant((value, dtype, device), lambda: torch.full((), value, dtype=dtype, device=device))
 
 
 def one_of(index: int, count: int, device: torch.device) -> torch.Tensor:

@@ -7,6 +7,7 @@ overwrites them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,7 +60,7 @@ def feed(
     cache: FBLTCache | None,
     patch_starts: torch.Tensor | None = None,
     recorder: DecoderRecorder | None = None,
-    place_block: Callable[[torch.Tensor, torch.Tensor], Block] | None = None,
+    place_block: Callable[[torch.Tensor, Callable[[], torch.Tensor]], Block] | None = None,
     close_patch: bool = False,
     document_ends: torch.Tensor | None = None,
 ) -> Fed:
@@ -71,8 +72,8 @@ def feed(
         cache: the KV cache; without one, rows begin with these bytes.
         patch_starts: `[batch, n + 1]`, to use instead of the patcher's.
         recorder: what the decoder shows its layers' states and weights; all bytes are one chunk then.
-        place_block: makes a block that shares the decoder's call. It is given, both `[batch]`, the position after the
-            fed bytes and the position where their open patch begins, or a document inside it.
+        place_block: makes a block that shares the decoder's call. It is given the position after the fed bytes,
+            `[batch]`, and what gives the position where their open patch begins, or a document inside it, `[batch]`.
         close_patch: end the last patch with the bytes, whatever the patcher says. Such bytes are to be taken back:
             what follows decides where their patches really end.
         document_ends: `[batch, n]`, bytes that end a document beside `</s>`; without a cache only.
@@ -88,7 +89,7 @@ def feed(
         latents = model.compress(chunk, states)
         if place_block is not None and last:
             end = chunk.position + chunk.lengths
-            block = place_block(end, cache.open_start(end))
+            block = place_block(end, partial(cache.open_start, end))
             both = _decode_with_block(model, cache, block, chunk, states, latents)
             hidden.append(both[:, : chunk.ids.shape[1]])
             block_hidden = both[:, chunk.ids.shape[1] :]
@@ -99,7 +100,7 @@ def feed(
             cache.extend(chunk)
     if not hidden:  # nothing to feed
         if place_block is not None:
-            block = place_block(cache.lengths, cache.open_start())
+            block = place_block(cache.lengths, cache.open_start)
             block_hidden = draft_block(model, block, cache)
         return Fed(torch.zeros(len(ids), 0, 1, device=ids.device), torch.zeros_like(lengths), block, block_hidden)
     if len(hidden) > 1:

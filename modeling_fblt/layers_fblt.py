@@ -19,6 +19,7 @@ from .joined_maps_fblt import LayerMatrices, without_gradient
 # cos, sin: [batch, length, head_dim]; or both as one complex number, [batch, length, head_dim / 2].
 Rotary = tuple[torch.Tensor, torch.Tensor] | torch.Tensor
 
+
 def linear(fan_in: int, fan_out: int, scale: float = 1.0) -> nn.Linear:
     """A bias-free linear map, drawn with standard deviation `scale / sqrt(fan_in)`."""
     layer = nn.Linear(fan_in, fan_out, bias=False)
