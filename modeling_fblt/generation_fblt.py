@@ -13,15 +13,14 @@ One iteration of the loop:
 
 Where an iteration waits for the device, once each:
 
-- for the bounds of the rows' lengths, after feeding and after taking back;
+- for the bounds of the rows' lengths, before drafting or feeding; in `blt-d` with `refine_steps`, after feeding too;
 - for shapes of what is fed: the longest row, the most patches that a row completes, the longest open patch;
 - for whether all rows have ended;
 - for whether a block is filled in, after each step of an unmasking that takes several;
 - for whether a causal draft goes on, after each of its bytes, with `draft_confidence`;
 - for the numbers of bytes that rows have, with logits processors, and, with a draft head too, for the known bytes of
   their blocks in the first iteration and with `block_anchor="patch"`; for acceptance, where drafts adapt;
-- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths;
-- for the bounds of the rows' lengths, when rows leave the batch: of those that leave, and of those that stay.
+- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths.
 
 The loop copies nothing to the device.
 """
