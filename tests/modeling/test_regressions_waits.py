@@ -53,11 +53,11 @@ def test_a_round_waits_for_lengths_shapes_and_the_end_alone(name, rounds):
 
 def test_rows_that_leave_cost_no_wait(rounds, monkeypatch):
     write(**ALL["blt-s"])
-    stayed = [found.total() for found in rounds]
+    stayed = [found.total() for found in rounds[1:]]
     rounds.clear()
     monkeypatch.setattr(compaction_fblt, "should_leave", should_leave)
     write(**ALL["blt-s"])
-    assert [found.total() for found in rounds] == stayed
+    assert [found.total() for found in rounds[1:]] == stayed
 
 
 def test_unmasking_in_steps_waits_once_a_step(rounds):
