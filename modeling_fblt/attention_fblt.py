@@ -19,7 +19,7 @@ from .gather_fblt import take_entries
 from .masks_fblt import windowed_causal
 
 if TYPE_CHECKING:
-    from .cache_fblt import KeyValueStore
+    from .buffers_fblt import KeyValueStore
     from .layers_fblt import FBLTAttention
 
 FLEX_TILE = 128

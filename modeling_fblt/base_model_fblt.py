@@ -19,7 +19,14 @@ from .block_attention_fblt import BlockAttentionContext, flex_block_attention
 from .block_loss_fblt import Blocks
 from .cache_fblt import FBLTCache
 from .chunk_fblt import Chunk
-from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
+from .compatibility_fblt import (
+    CACHE_NAME,
+    CACHE_RENAMED,
+    BothCacheNames,
+    given_cache,
+    is_exporting,
+    warn_if_untested,
+)
 from .configuration_fblt import FBLTConfig
 from .counting_fblt import counting, scalar
 from .forward_steps_fblt import feed
@@ -224,8 +231,13 @@ class FBLTModel(FBLTPreTrainedModel):
         """
         cache, device = chunk.cache, chunk.ids.device
         completed = chunk.completed()
-        most = completed[0] if len(completed) == 1 else completed.max()
-        m = int(most)
+        if is_exporting():
+            # A graph's shapes must not hang on values: there is room for a patch per byte, those too many are hidden.
+            m = chunk.ids.shape[1]
+            most = torch.full_like(completed[0], m)
+        else:
+            most = completed[0] if len(completed) == 1 else completed.max()
+            m = int(most)
         if cache is not None and cache.latents.data is not None:
             previous = cache.last_latent()
         else:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from .cache_fblt import FBLTCache, PositionBuffer
+from .buffers_fblt import PositionBuffer
+from .cache_fblt import FBLTCache
 from .counting_fblt import counting
 from .forward_steps_fblt import Fed, feed
 from .gather_fblt import take_columns
