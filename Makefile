@@ -5,7 +5,7 @@
 # make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format
 # make docs                               the documentation as a site, build/site/index.html; a warning is an error
-# make picture [ARGS="..."]               docs/images/decodings.svg: the decodings at work, animated
+# make picture [ARGS="..."]               docs/images/*.svg: the decodings at work, restoring and writing, animated
 # make browser                            Chromium, from Debian's packages, for the test of the page; needs root
 # make clean                              remove the virtual environment and everything built
 #
@@ -52,8 +52,10 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+DAMAGED := "wahlen sie die gewunschte kategorie oder geben sie einen suchbegriff ein"
 picture: export HF_HUB_OFFLINE := 1
 picture: $(VENV)/.installed-bench
+	$(VENV)/bin/python examples/animation.py --text $(if $(TEXT_OPTION),"$$TEXT",$(DAMAGED)) $(ARGS)
 	$(VENV)/bin/python examples/animation.py $(PROMPT_OPTION) $(ARGS)
 
 browser:

@@ -45,6 +45,7 @@ DECODINGS = {
 }
 NEED_BLOCKS = ("blt-dv", "blt-d")
 WARM_UP_BYTES = 16
+DEMO, RESTORER = ROOT / "checkpoints" / "fblt-demo", ROOT / "checkpoints" / "fblt-restore"
 # Lines of documents that the bundled restorer was not trained on: German without marks, capitals and punctuation; Czech
 # without marks; French with typing errors.
 DAMAGED = (
@@ -210,7 +211,7 @@ def busy(threads: int) -> str | None:
 )
 @click.option(
     "--restorer",
-    default=str(ROOT / "checkpoints" / "fblt-restore"),
+    default=str(RESTORER),
     metavar="PATH",
     help="Checkpoint folder for `restore` (default: checkpoints/fblt-restore).",
 )
@@ -223,7 +224,7 @@ def busy(threads: int) -> str | None:
 )
 @click.option(
     "--model",
-    default=str(ROOT / "checkpoints" / "fblt-demo"),
+    default=str(DEMO),
     metavar="PATH",
     help="Checkpoint folder for `write` (default: checkpoints/fblt-demo).",
 )
