@@ -1,9 +1,11 @@
-# make demo [PROMPT="..."] [ARGS="..."]   watch the bundled checkpoint write, then see what it saved; ARGS="--threads 2"
+# make demo [TEXT="..."] [PROMPT="..."] [ARGS="..."]
+#                                         watch the bundled checkpoints restore lines, yours too, and write; then see
+#                                         what their decodings saved; ARGS="--threads 2"
 # make test [ARGS="..."]                  lint, every test, and `make contract`; with ARGS the tests they choose alone
 # make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format
 # make docs                               the documentation as a site, build/site/index.html; a warning is an error
-# make picture [ARGS="..."]               docs/images/decodings.svg: the decodings at work, animated
+# make picture [ARGS="..."]               docs/images/*.svg: the decodings at work, restoring and writing, animated
 # make browser                            Chromium, from Debian's packages, for the test of the page; needs root
 # make clean                              remove the virtual environment and everything built
 #
@@ -17,11 +19,15 @@ OLDEST := 5.23.0
 OLDEST_VENV := $(VENV)-$(OLDEST)
 ARGS ?=
 
-# The text is taken as it stands, dollar signs included, and reaches the script through the environment, so that
-# neither make nor the shell interprets it. A PROMPT that the caller's shell happens to export is not ours.
+# The texts are taken as they stand, dollar signs included, and reach the script through the environment, so that
+# neither make nor the shell interprets them. A PROMPT or TEXT that the caller's shell happens to export is not ours.
 ifeq ($(origin PROMPT),command line)
 override export PROMPT := $(value PROMPT)
 PROMPT_OPTION := $(if $(value PROMPT),--prompt="$$PROMPT")
+endif
+ifeq ($(origin TEXT),command line)
+override export TEXT := $(value TEXT)
+TEXT_OPTION := $(if $(value TEXT),--text="$$TEXT")
 endif
 
 .PHONY: demo test contract lint docs picture browser clean
@@ -29,7 +35,7 @@ endif
 
 demo: export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.installed-bench
-	$(VENV)/bin/python examples/demo.py $(PROMPT_OPTION) $(ARGS)
+	$(VENV)/bin/python examples/demo.py $(TEXT_OPTION) $(PROMPT_OPTION) $(ARGS)
 
 # Each worker runs torch on one thread: several threads per worker only compete for the cores.
 test contract: export HF_HUB_OFFLINE := 1
@@ -46,8 +52,10 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+DAMAGED := "wahlen sie die gewunschte kategorie oder geben sie einen suchbegriff ein"
 picture: export HF_HUB_OFFLINE := 1
 picture: $(VENV)/.installed-bench
+	$(VENV)/bin/python examples/animation.py --text $(if $(TEXT_OPTION),"$$TEXT",$(DAMAGED)) $(ARGS)
 	$(VENV)/bin/python examples/animation.py $(PROMPT_OPTION) $(ARGS)
 
 browser:
