@@ -1,9 +1,11 @@
-# make demo [PROMPT="..."] [ARGS="..."]   watch the bundled checkpoint write, then see what it saved; ARGS="--threads 2"
+# make demo [TEXT="..."] [PROMPT="..."] [ARGS="..."]
+#                                         watch the bundled checkpoints restore lines, yours too, and write; then see
+#                                         what their decodings saved; ARGS="--threads 2"
 # make test [ARGS="..."]                  lint, every test, and `make contract`; with ARGS the tests they choose alone
 # make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format
 # make docs                               the documentation as a site, build/site/index.html; a warning is an error
-# make picture [ARGS="..."]               docs/images/decodings.svg: the decodings at work, animated
+# make picture [ARGS="..."]               docs/images/*.svg: the decodings at work, restoring and writing, animated
 # make browser                            Chromium, from Debian's packages, for the test of the page; needs root
 # make clean                              remove the virtual environment and everything built
 #
@@ -17,11 +19,15 @@ OLDEST := 5.23.0
 OLDEST_VENV := $(VENV)-$(OLDEST)
 ARGS ?=
 
-# The text is taken as it stands, dollar signs included, and reaches the script through the environment, so that
-# neither make nor the shell interprets it. A PROMPT that the caller's shell happens to export is not ours.
+# The texts are taken as they stand, dollar signs included, and reach the script through the environment, so that
+# neither make nor the shell interprets them. A PROMPT or TEXT that the caller's shell happens to export is not ours.
 ifeq ($(origin PROMPT),command line)
 override export PROMPT := $(value PROMPT)
 PROMPT_OPTION := $(if $(value PROMPT),--prompt="$$PROMPT")
+endif
+ifeq ($(origin TEXT),command line)
+override export TEXT := $(value TEXT)
+TEXT_OPTION := $(if $(value TEXT),--text="$$TEXT")
 endif
 
 .PHONY: demo test contract lint docs picture browser clean
@@ -29,7 +35,7 @@ endif
 
 demo: export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.installed-bench
-	$(VENV)/bin/python examples/demo.py $(PROMPT_OPTION) $(ARGS)
+	$(VENV)/bin/python examples/demo.py $(TEXT_OPTION) $(PROMPT_OPTION) $(ARGS)
 
 # Each worker runs torch on one thread: several threads per worker only compete for the cores.
 test contract: export HF_HUB_OFFLINE := 1
@@ -46,8 +52,10 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+DAMAGED := "wahlen sie die gewunschte kategorie oder geben sie einen suchbegriff ein"
 picture: export HF_HUB_OFFLINE := 1
 picture: $(VENV)/.installed-bench
+	$(VENV)/bin/python examples/animation.py --text $(if $(TEXT_OPTION),"$$TEXT",$(DAMAGED)) $(ARGS)
 	$(VENV)/bin/python examples/animation.py $(PROMPT_OPTION) $(ARGS)
 
 browser:
@@ -62,9 +70,9 @@ clean:
 	rm -rf $(VENV) $(OLDEST_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per extra of setup.cfg, written only when pip succeeded.
+# One stamp per extra of setup.cfg, written only when pip succeeded. --no-compile: Python compiles what it imports.
 $(VENV)/.installed-%: $(VENV)/.created setup.cfg setup.py pyproject.toml constraints.txt
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[$*]'
 	touch $@
 
 # --clear: what an interrupted run left behind is made anew.
@@ -79,5 +87,5 @@ $(OLDEST_VENV)/.installed: $(VENV)/.installed-test Makefile
 	$(VENV)/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> $$($(OLDEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
 	$(VENV)/bin/python -m pip --disable-pip-version-check --python $(OLDEST_VENV)/bin/python \
-		install --no-deps --ignore-installed transformers==$(OLDEST)
+		install --no-compile --no-deps --ignore-installed transformers==$(OLDEST)
 	touch $@

@@ -230,9 +230,10 @@ def figures_of(rounds: Rounds, layers: int) -> dict:
 
 
 def count_decoding(model, prompts, settings: dict, new_bytes: int) -> dict:
-    """[`figures_of`] a decoding, over all prompts, one at a time."""
+    """[`figures_of`] a decoding, over all prompts, one at a time. What is made once a process is left out."""
     together, networks = Rounds(), model.model
     for prompt in prompts:
+        generate(model, prompt, settings, new_bytes)
         rounds = count_rounds(model, lambda prompt=prompt: generate(model, prompt, settings, new_bytes))
         together.count += rounds.count
         together.new_bytes += rounds.new_bytes

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import nn
 from transformers import initialization
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
+
+T = TypeVar("T", bound=nn.Module)
 
 # Rows of each hash table. BLT-1B has 500002, 6.1 GB in bfloat16, of which a byte reads six rows: time does not depend
 # on them.
@@ -80,15 +84,22 @@ def without_initialization(dtype: torch.dtype) -> Iterator[None]:
 def random_model(config: FBLTConfig, dtype: torch.dtype) -> FBLTForCausalLM:
     """A model in eval mode whose matrices hold random values of the scale that training starts from."""
     with without_initialization(dtype):
-        model = FBLTForCausalLM(config)
+        return fill_randomly(FBLTForCausalLM(config), dtype)
+
+
+@torch.no_grad()
+def fill_randomly(model: T, dtype: torch.dtype) -> T:
+    """Fills the matrices of a model with random values, of the scale that training starts from, and vectors with ones;
+    in eval mode.
+    """
     values = torch.randn(RANDOM_VALUES)
-    with torch.no_grad():
-        for module in model.modules():
-            for parameter in module.parameters(recurse=False):
-                if parameter.dim() > 1:
-                    _fill(parameter.view(-1), (values * module.init_std).to(dtype))
-                else:
-                    parameter.fill_(1.0)
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() > 1:
+                std = getattr(module, "init_std", parameter.shape[-1] ** -0.5)
+                _fill(parameter.view(-1), (values * std).to(dtype))
+            else:
+                parameter.fill_(1.0)
     return model.eval()
 
 

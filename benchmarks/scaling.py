@@ -76,9 +76,7 @@ def measured_memory(cache) -> dict[str, int]:
 
     The ids that it dropped, two bytes each, by which it knows a text again, count among all bytes alone.
     """
-    stores = cache.global_transformer
-    patch_part = [cache.latents, cache.document_patch]
-    patch_part += [buffer for store in stores for buffer in (store.keys, store.values)]
+    patch_part = [cache.latents, cache.document_patch, *cache.global_transformer]
     by_patch = sum(buffer.data.nbytes for buffer in patch_part)
     earlier = 0 if cache.earlier_ids.data is None else cache.earlier_ids.data.nbytes
     return {

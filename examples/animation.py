@@ -2,7 +2,8 @@
 
 \b
     make picture
-    python examples/animation.py --prompt "In the beginning" --output docs/images/decodings.svg
+    python examples/animation.py --prompt "In the beginning"
+    python examples/animation.py --text "wahlen sie die gewunschte kategorie"    # a damaged line is restored
 
 Every decoding writes by itself, one after the other, on one thread. The picture then shows them side by side, at the
 processor time that each byte took, slowed down. So a busy machine gives the same picture as a quiet one.
@@ -21,10 +22,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the script also runs without the repository being installed
 
-from examples.demo import DECODINGS, NEED_BLOCKS, WARM_UP_BYTES, load  # noqa: E402
+from examples.demo import DECODINGS, DEMO, NEED_BLOCKS, RESTORER, WARM_UP_BYTES, load  # noqa: E402
 from fblt.commands import Command  # noqa: E402
 from fblt.drafts import DraftStreamer, Kind, spans  # noqa: E402
 from fblt.files import write_text_atomically  # noqa: E402
+from fblt.restoring import prompt_of, room_for  # noqa: E402
 
 COLUMNS, ROWS = 84, 3  # characters of a line, lines of a panel
 CELL, LINE, HEAD, GAP = 9.0, 20, 26, 14  # pixels
@@ -182,23 +184,32 @@ def _shown(start: float, end: float) -> str:
 
 @click.command(cls=Command, help=__doc__)
 @click.option("--prompt", default="It was a cold evening, and", show_default=True, metavar="TEXT")
-@click.option("--model", default=str(ROOT / "checkpoints" / "fblt-demo"), metavar="PATH", help="Checkpoint folder.")
+@click.option(
+    "--text", metavar="LINE", help="Restore this damaged line, greedily, instead of writing on from a prompt."
+)
+@click.option("--model", metavar="PATH", help="Checkpoint folder.  [default: the bundled one for the task]")
 @click.option("--max-new-bytes", type=click.IntRange(min=1), default=160, show_default=True)
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.7, show_default=True, help="0: greedy.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--slower", type=click.FloatRange(min=0, min_open=True), default=6.0, show_default=True, help="Times.")
 @click.option("--rest", type=click.FloatRange(min=0), default=4.0, show_default=True, help="Seconds at the end.")
-@click.option("--output", default="docs/images/decodings.svg", show_default=True, metavar="PATH")
+@click.option("--output", metavar="PATH", help="[default: decodings.svg or restoring.svg in docs/images]")
 def main(
     prompt: str,
-    model: str,
+    text: str | None,
+    model: str | None,
     max_new_bytes: int,
     temperature: float,
     seed: int,
     slower: float,
     rest: float,
-    output: str,
+    output: str | None,
 ) -> None:
+    if text is not None:
+        prompt, temperature = prompt_of(text), 0
+        max_new_bytes = room_for(prompt.encode())
+    model = model or str(DEMO if text is None else RESTORER)
+    output = output or str(ROOT / "docs" / "images" / ("decodings.svg" if text is None else "restoring.svg"))
     if Path(output).suffix != ".svg":
         raise ValueError(f"--output {output}: give a name that ends in .svg")
     torch.set_num_threads(1)

@@ -1,20 +1,22 @@
-"""Watch an FBLT checkpoint write with each of its decodings, then see what that saved.
+"""Watch FBLT checkpoints write with each of their decodings, then see what that saved.
 
-Text is sampled from a fixed seed, since greedy text of a small model runs in loops; `--temperature 0` is greedy.
+First damaged lines get their accents, capitals, punctuation and spelling back, greedily. Then text is written on from
+prompts. It is sampled from a fixed seed, since greedy text of a small model runs in loops; `--temperature 0` is greedy.
 `blt-d`, which trades quality for calls, comes last.
 
 \b
     make demo
+    make demo TEXT="der schlussel fur die datei fehlt"
     make demo ARGS="--threads 2"
-    python examples/demo.py --prompt "It was a cold evening, and" --show-patches
-    python examples/demo.py --decoding ar --decoding blt-dv --save-svg demo.svg
+    python examples/demo.py --part write --prompt "It was a cold evening, and" --show-patches
+    python examples/demo.py --part restore --decoding ar --decoding blt-dv --save-svg demo.svg
 """
 
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -27,12 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the script also runs without the repository being installed
 
 from fblt.training.data.text import spaces_to_tabs  # noqa: E402
-from fblt.training.evaluation.measures import distinct_ngrams_together  # noqa: E402
 from fblt.training.evaluation.prompts import PROMPTS  # noqa: E402
-from fblt.training.evaluation.traffic import COMPONENTS, calls, component_parameters, traffic_gb  # noqa: E402
+from fblt.training.evaluation.traffic import component_parameters  # noqa: E402
 
+from examples.demo_table import Tally, notes, table_rows  # noqa: E402
 from examples.display import PlainDisplay, RichDisplay, Several, recording_console  # noqa: E402
 from fblt.commands import Command  # noqa: E402
+from fblt.restoring import prompt_of, room_for  # noqa: E402
 
 DECODINGS = {
     "ar": "one byte at a time",
@@ -41,14 +44,45 @@ DECODINGS = {
     "blt-d": "blocks, taken as they were drafted",
 }
 NEED_BLOCKS = ("blt-dv", "blt-d")
-VERIFIED = ("blt-s", "blt-dv")
 WARM_UP_BYTES = 16
+DEMO, RESTORER = ROOT / "checkpoints" / "fblt-demo", ROOT / "checkpoints" / "fblt-restore"
+# Lines of documents that the bundled restorer was not trained on: German without marks, capitals and punctuation; Czech
+# without marks; French with typing errors.
+DAMAGED = (
+    "wahlen sie die gewunschte kategorie oder geben sie einen suchbegriff ein",
+    "Klepnete do dokumentu, pro ktery chcete zdroj dat zmenit.",
+    "Apuyez sur Entrée pour acepter les modificatoins.",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that a model does in front of the reader.
+
+    Attributes:
+        title: of its heading.
+        option: the command's option that names the checkpoint.
+        folder: the checkpoint.
+        prompts: what the model is given, one text at a time.
+        rooms: how many bytes it may write for each.
+        temperature: of sampling; 0 is greedy.
+    """
+
+    title: str
+    option: str
+    folder: str
+    prompts: Sequence[str]
+    rooms: Sequence[int]
+    temperature: float
 
 
 @dataclass(frozen=True)
 class Options:
     """The command's options; see `--help`."""
 
+    part: Sequence[str]
+    text: Sequence[str]
+    restorer: str
     prompt: Sequence[str]
     model: str
     max_new_bytes: int
@@ -60,78 +94,84 @@ class Options:
     no_color: bool
     save_svg: str | None
 
-
-@dataclass
-class Tally:
-    """What one decoding wrote for all prompts, and what that took."""
-
-    written: list[list[int]] = field(default_factory=list)
-    seconds: float = 0.0
-    calls: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COMPONENTS, 0.0))
-    drafted: int = 0
-    accepted: int = 0
-    rounds: int = 0
-
-    @property
-    def bytes(self) -> int:
-        return sum(map(len, self.written))
-
-    def add(self, output, prompt_length: int, seconds: float) -> None:
-        """Counts one generation, a `FBLTGenerateOutput` of one row."""
-        self.written.append(output.sequences[0, prompt_length:].tolist())
-        self.seconds += seconds
-        for name, count in calls(output).items():
-            self.calls[name] += count
-        self.drafted += int(output.drafted.sum())
-        self.accepted += int(output.accepted.sum())
-        self.rounds += int(output.iterations.sum())
+    def parts(self) -> list[Part]:
+        """What is to be shown, in its order."""
+        prompts = [spaces_to_tabs(text) for text in self.prompt] or PROMPTS
+        lines = [prompt_of(line) for line in (*DAMAGED, *self.text)]
+        every = {
+            "restore": Part(
+                "Restoring damaged lines: what follows each is the line put right",
+                "--restorer",
+                self.restorer,
+                lines,
+                [room_for(line.encode()) for line in lines],
+                temperature=0,
+            ),
+            "write": Part(
+                "Writing on from a prompt",
+                "--model",
+                self.model,
+                prompts,
+                [self.max_new_bytes] * len(prompts),
+                self.temperature,
+            ),
+        }
+        return [part for name, part in every.items() if name in self.part]
 
 
-def load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(path: str, option: str = "--model") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a checkpoint with the code that it carries, in float32: near-ties then decide alike in every decoding."""
     if not (Path(path) / "config.json").is_file():
-        raise ValueError(f"`--model` is {path!r}, where no config.json is: give a folder that save_pretrained wrote.")
+        raise ValueError(f"`{option}` is {path!r}, where no config.json is: give a folder that save_pretrained wrote.")
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, dtype=torch.float32)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
-def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Options, display) -> dict[str, Tally]:
-    """Writes on from every prompt with every decoding, and shows it."""
-    prompts = [spaces_to_tabs(text) for text in options.prompt] if options.prompt else PROMPTS
-    tallies = {decoding: Tally() for decoding in options.decoding}
-    for number, prompt in enumerate(prompts, 1):
-        display.heading(f"Prompt {number} of {len(prompts)}")
+def show(part: Part, options: Options, display, warning: str | None) -> None:
+    """One part: every prompt with every decoding, then the table."""
+    model, tokenizer = load(part.folder, part.option)
+    decodings = list(options.decoding)
+    display.heading(f"{part.title} ({Path(part.folder).name})")
+    if model.config.block_size is None and (dropped := [name for name in decodings if name in NEED_BLOCKS]):
+        decodings = [name for name in decodings if name not in NEED_BLOCKS]
+        display.heading(f"Without {', '.join(dropped)}: this checkpoint was not trained with blocks.")
+    tallies = {decoding: Tally() for decoding in decodings}
+    for number, (prompt, room) in enumerate(zip(part.prompts, part.rooms, strict=True), 1):
+        display.heading(f"Text {number} of {len(part.prompts)}")
         inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
         length = inputs["input_ids"].shape[1]
         for decoding, tally in tallies.items():
             if number == 1:  # first calls set things up, which is not to be timed
-                generate(model, inputs, decoding, WARM_UP_BYTES, options)
+                generate(model, inputs, decoding, WARM_UP_BYTES, part.temperature, options.seed)
             title = f"{decoding}: {DECODINGS[decoding]}"
             with display.writing(title) as streamer:
                 began = time.perf_counter()
-                output = generate(model, inputs, decoding, options.max_new_bytes, options, streamer)
+                output = generate(model, inputs, decoding, room, part.temperature, options.seed, streamer)
                 seconds = time.perf_counter() - began - streamer.seconds
             tally.add(output, length, seconds)
             starts = None
             if options.show_patches:
                 starts = model.patch(output.sequences).patch_starts[0, :-1].tolist()
             display.written(title, summarize(output, length), streamer, starts)
-    return tallies
+    parameters = component_parameters(model)
+    rows = table_rows(tallies, parameters, greedy=part.temperature == 0)
+    told = notes(tallies, parameters, part.temperature, options.seed)
+    display.table(list(tallies), rows, [*([warning] if warning else []), *told])
 
 
-def generate(model: PreTrainedModel, inputs, decoding: str, length: int, options: Options, streamer=None):
-    """Generation by one decoding; from the same seed each time if it samples."""
+def generate(model: PreTrainedModel, inputs, decoding: str, room: int, temperature: float, seed: int, streamer=None):
+    """Generation of at most `room` bytes by one decoding; from the same seed each time if it samples."""
     sampling = {"do_sample": False}
-    if options.temperature > 0:
-        torch.manual_seed(options.seed)
-        sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0}
+    if temperature > 0:
+        torch.manual_seed(seed)
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
     return model.generate(
         **inputs,
         **sampling,
         decoding=decoding,
-        max_new_tokens=length,
+        max_new_tokens=room,
         return_dict_in_generate=True,
         streamer=streamer,
     )
@@ -155,72 +195,26 @@ def busy(threads: int) -> str | None:
     )
 
 
-def table_rows(tallies: dict[str, Tally], parameters: dict[str, int], greedy: bool) -> list[tuple[str, list[str]]]:
-    """The table, one column per decoding: label and cells of each row. Only greedy text is to be the same for all."""
-    plain = tallies.get("ar")
-    columns = []
-    for decoding, tally in tallies.items():
-        per_byte = {name: count / tally.bytes for name, count in tally.calls.items()}
-        column = {"bytes written": str(tally.bytes), "bytes per round": f"{tally.bytes / tally.rounds:.2f}"}
-        for name in ("decoder", "encoder", "global", "patcher"):
-            column[f"{name} calls per byte"] = f"{per_byte[name]:.3f}"
-        for label, with_patcher in (("traffic per byte", False), ("  with the patcher", True)):
-            traffic = traffic_gb(tally.calls, parameters, with_patcher=with_patcher) / tally.bytes
-            column[f"{label}, MB"] = f"{1000 * traffic:.3g}"
-            column[f"{label}, of ar's"] = "-"
-            if plain:
-                reference = traffic_gb(plain.calls, parameters, with_patcher=with_patcher) / plain.bytes
-                column[f"{label}, of ar's"] = f"{traffic / reference:.0%}"
-        speed = tally.bytes / tally.seconds
-        column["bytes per second"] = f"{speed:.0f}"
-        column["  times ar's"] = f"{speed * plain.seconds / plain.bytes:.2f}x" if plain else "-"
-        kept = f"{tally.accepted / tally.drafted:.0%}" if tally.drafted else "-"
-        column["drafted bytes kept"] = "unchecked" if decoding == "blt-d" else kept
-        column["distinct 8-grams"] = f"{distinct_ngrams_together(tally.written):.0%}"
-        if greedy:
-            column["same bytes as ar"] = compare(tally, plain)
-        columns.append(column)
-    return [(label, [column[label] for column in columns]) for label in columns[0]]
-
-
-def compare(tally: Tally, plain: Tally | None) -> str:
-    """Whether a decoding wrote what plain decoding did."""
-    if plain is None or tally is plain:
-        return "-"
-    same = sum(a == b for a, b in zip(tally.written, plain.written, strict=True))
-    return "yes" if same == len(plain.written) else f"{same} of {len(plain.written)}" if same else "no"
-
-
-def notes(tallies: dict[str, Tally], parameters: dict[str, int], options: Options) -> list[str]:
-    """What a reader of the table should know."""
-    greedy = options.temperature == 0
-    sizes = ", ".join(f"{name} {parameters[name] / 1e6:.2f} M" for name in COMPONENTS if parameters.get(name))
-    lines = [
-        "Text is greedy, and small models repeat themselves: what is repeated is easy to draft, so other text gains "
-        "less. The share of distinct 8-grams (strings of 8 bytes) tells how much is new."
-        if greedy
-        else f"Text is sampled at temperature {options.temperature:g} from seed {options.seed}. Verified decodings "
-        f"({', '.join(VERIFIED)}) draw from the same distribution as ar, though not the same bytes; blt-d does not.",
-        "Traffic is Eq. 8 of the paper, 2 bytes per parameter read: decoder calls read the decoder, global calls the "
-        f"encoder and the global transformer. Parameters: {sizes}; tables of byte and hash embeddings are left out, "
-        "since a lookup reads a few rows only.",
-        "Calls and seconds include reading the prompt. Speed is a single timing on this machine, and much of a small "
-        "network's time is Python's own.",
-    ]
-    plain = tallies.get("ar")
-    unequal = (
-        []
-        if not greedy
-        else [name for name in VERIFIED if name in tallies and compare(tallies[name], plain) not in ("yes", "-")]
-    )
-    if unequal:
-        lines.append(
-            f"{', '.join(unequal)}: a verified decoding can differ from ar where two bytes are equally likely."
-        )
-    return lines
-
-
 @click.command(cls=Command, help=__doc__)
+@click.option(
+    "--part",
+    type=click.Choice(["restore", "write"]),
+    multiple=True,
+    default=["restore", "write"],
+    help="What to show; may be given twice (default: both).",
+)
+@click.option(
+    "--text",
+    multiple=True,
+    metavar="LINE",
+    help="A damaged line of yours, restored after the built-in ones; may be given several times.",
+)
+@click.option(
+    "--restorer",
+    default=str(RESTORER),
+    metavar="PATH",
+    help="Checkpoint folder for `restore` (default: checkpoints/fblt-restore).",
+)
 @click.option(
     "--prompt",
     multiple=True,
@@ -230,9 +224,9 @@ def notes(tallies: dict[str, Tally], parameters: dict[str, int], options: Option
 )
 @click.option(
     "--model",
-    default=str(ROOT / "checkpoints" / "fblt-demo"),
+    default=str(DEMO),
     metavar="PATH",
-    help="Checkpoint folder (default: checkpoints/fblt-demo).",
+    help="Checkpoint folder for `write` (default: checkpoints/fblt-demo).",
 )
 @click.option("--max-new-bytes", type=click.IntRange(min=1), default=160, show_default=True, metavar="N")
 @click.option(
@@ -247,7 +241,7 @@ def notes(tallies: dict[str, Tally], parameters: dict[str, int], options: Option
     type=click.FloatRange(min=0),
     default=0.7,
     show_default=True,
-    help="Of sampling; 0 is greedy, and then verified decodings are compared with ar.",
+    help="Of sampling in `write`; 0 is greedy, and then verified decodings are compared with ar.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of sampling.")
 @click.option("--threads", type=click.IntRange(min=1), help="Torch threads; torch's choice if not given.")
@@ -261,20 +255,14 @@ def main(**given) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     warning = busy(torch.get_num_threads())
-    model, tokenizer = load(options.model)
     display = RichDisplay(console) if lively else PlainDisplay()
     recorder = recording_console()
     if options.save_svg:
         display = Several(display, RichDisplay(recorder))
     if warning:
         display.heading(warning)
-    if model.config.block_size is None and (dropped := [d for d in options.decoding if d in NEED_BLOCKS]):
-        options = replace(options, decoding=[d for d in options.decoding if d not in NEED_BLOCKS])
-        display.heading(f"Without {', '.join(dropped)}: this checkpoint was not trained with blocks.")
-    tallies = run(model, tokenizer, options, display)
-    parameters = component_parameters(model)
-    rows = table_rows(tallies, parameters, greedy=options.temperature == 0)
-    display.table(list(tallies), rows, [*([warning] if warning else []), *notes(tallies, parameters, options)])
+    for part in options.parts():
+        show(part, options, display, warning)
     if options.save_svg:
         recorder.save_svg(options.save_svg, title="make demo")
 

@@ -19,7 +19,7 @@ from .gather_fblt import take_entries
 from .masks_fblt import windowed_causal
 
 if TYPE_CHECKING:
-    from .cache_fblt import KeyValueStore
+    from .buffers_fblt import KeyValueStore
     from .layers_fblt import FBLTAttention
 
 FLEX_TILE = 128
@@ -31,9 +31,16 @@ class AttentionContext(Protocol):
     """What an attention layer needs to know about its surroundings."""
 
     def attend(
-        self, attention: "FBLTAttention", query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        self,
+        attention: "FBLTAttention",
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        both: torch.Tensor | None = None,
     ) -> Attended:
-        """`query`, `key`, `value`: `[batch, heads, length, head_dim]`, already rotated."""
+        """`query`, `key`, `value`: `[batch, heads, length, head_dim]`, already rotated. `both`: keys and values as one
+        tensor, `[batch, 2 * heads, length, head_dim]`, where they are parts of one.
+        """
         ...
 
     def square(self, weights: torch.Tensor) -> torch.Tensor:
@@ -98,7 +105,7 @@ class SquareContext:
         batch, _, queries, keys = self.mask.shape
         return create_block_mask(rule, batch, None, queries, keys, device=self.mask.device)
 
-    def attend(self, attention, query, key, value) -> Attended:
+    def attend(self, attention, query, key, value, both=None) -> Attended:
         if uses_flex(attention.config):
             return flex_product(attention, query, key, value, self.block_mask)
         if self.bias is None or self.bias.dtype != query.dtype:
@@ -132,10 +139,11 @@ class CachedContext:
     ):
         self.stores, self.writes, self.end, self.inner, self.span = stores, writes, end, inner, span
 
-    def attend(self, attention, query, key, value) -> Attended:
+    def attend(self, attention, query, key, value, both=None) -> Attended:
         store = self.stores[attention.layer_idx]
+        both = torch.cat([key, value], dim=1) if both is None else both
         for given, column in self.writes:
-            store.write(key[:, :, given], value[:, :, given], column, self.end)
+            store.write(both[:, :, given], column, self.end)
         if self.span is not None:
             key, value = store.read(*self.span)
         return self.inner.attend(attention, query, key, value)
@@ -187,7 +195,7 @@ class FlexContext:
         ranges = [(first.gather(1, asked), last.gather(1, asked)) for first, last in self.ranges]
         return FlexContext(rule, ranges, self.length)
 
-    def attend(self, attention, query, key, value) -> Attended:
+    def attend(self, attention, query, key, value, both=None) -> Attended:
         return flex_product(attention, query, key, value, self.block_mask)
 
 
@@ -247,7 +255,7 @@ class TiledContext:
     def key_index(self) -> torch.Tensor:
         return self.flat_index(self.key_position)
 
-    def attend(self, attention, query, key, value) -> Attended:
+    def attend(self, attention, query, key, value, both=None) -> Attended:
         if uses_flex(attention.config):
             return self.flex.attend(attention, query, key, value)
         query = gather_heads(query, self.query_index)

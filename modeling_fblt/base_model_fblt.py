@@ -8,7 +8,6 @@ cache the chunk is the whole row, so full passes and cached ones run the same co
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import nn
 from transformers.modeling_outputs import ModelOutput
@@ -20,13 +19,20 @@ from .block_attention_fblt import BlockAttentionContext, flex_block_attention
 from .block_loss_fblt import Blocks
 from .cache_fblt import FBLTCache
 from .chunk_fblt import Chunk
-from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_untested
+from .compatibility_fblt import (
+    CACHE_NAME,
+    CACHE_RENAMED,
+    BothCacheNames,
+    given_cache,
+    is_exporting,
+    warn_if_untested,
+)
 from .configuration_fblt import FBLTConfig
-from .counting_fblt import counting
+from .counting_fblt import counting, scalar
 from .forward_steps_fblt import feed
 from .input_checks_fblt import check_arguments, check_cache, check_input, documents_of, refuse_keywords
 from .joined_maps_fblt import without_gradient
-from .masks_fblt import causal
+from .masks_fblt import causal, within_document
 from .networks_fblt import (
     FBLTDecoder,
     FBLTEncoder,
@@ -133,6 +139,7 @@ class FBLTModel(FBLTPreTrainedModel):
         batch, n = ids.shape
         if cache is not None:
             cache.make_room()
+        positions = counting(n + 1, ids.device).expand(batch, -1) if cache is None else cache.following(0, n + 1)
         position = torch.zeros_like(lengths) if cache is None else cache.lengths
         first = torch.zeros_like(position) if cache is None else cache.here(cache.document_start)
         separator = is_separator(ids, self.config.eos_token_id)
@@ -142,8 +149,9 @@ class FBLTModel(FBLTPreTrainedModel):
             ids=ids,
             lengths=lengths,
             position=position,
-            positions=counting(n, ids.device).expand(batch, -1) if cache is None else cache.following(0, n),
-            document_start=document_starts(separator, position, first),
+            positions=positions[:, :n],
+            with_next=positions,
+            document_start=document_starts(separator, position, first, positions[:, 1:]),
             separator=separator,
             cache=cache,
             column=None if cache is None else cache.place(0, n),
@@ -158,7 +166,10 @@ class FBLTModel(FBLTPreTrainedModel):
         """
         config, cache = self.config, chunk.cache
         batch, n = chunk.ids.shape
-        state = PatchingState.initial(batch, chunk.ids.device) if cache is None else cache.patching_state()
+        if cache is None:
+            state = PatchingState.initial(batch, chunk.ids.device)
+        else:
+            state = cache.patching_state(with_previous=given is None and config.patching_mode == "space")
         if given is not None:
             starts = torch.cat([state.first_is_start[:, None], given[:, 1:]], dim=1)
         else:
@@ -179,14 +190,19 @@ class FBLTModel(FBLTPreTrainedModel):
                 config.patch_size,
             )
             starts = patch_starts(
-                boundaries, state, chunk.document_start, config.max_patch_length, config.isolate_documents
+                boundaries,
+                state,
+                chunk.document_start,
+                config.max_patch_length,
+                isolated,
+                chunk.with_next,
             )
         if close_patch is not None:
             last = chunk.lengths[:, None]
             starts = starts.scatter(1, last, starts.gather(1, last) | close_patch[:, None])
         chunk.starts = starts
         before = torch.zeros_like(chunk.position) if cache is None else cache.here(cache.patch_index)
-        chunk.patch_index = before[:, None] + F.pad(starts[:, 1:].long().cumsum(1), (1, 0))
+        chunk.patch_index = torch.cat([before[:, None], starts[:, 1:]], dim=1).cumsum(1)
         if cache is not None:
             cache.write_segmentation(chunk)
 
@@ -198,9 +214,10 @@ class FBLTModel(FBLTPreTrainedModel):
         hashing = self.encoder.hash_embedding
         look_back = 0 if hashing is None else hashing.context
         before = chunk.ids.new_zeros(chunk.ids.shape[0], look_back) if cache is None else cache.ids_before(look_back)
-        origin = chunk.document_start[:, :n] if self.config.isolate_documents else torch.zeros_like(chunk.positions)
+        isolated = self.config.isolate_documents
+        reach = chunk.positions - chunk.document_start[:, :n] if isolated else chunk.positions
         context = local_context(self.config.encoder_config, None if cache is None else cache.encoder, chunk)
-        states = self.encoder(chunk.ids, before, chunk.positions - origin, chunk.positions, context)
+        states = self.encoder(chunk.ids, before, reach, chunk.positions, context)
         if cache is not None:
             cache.states.write(states, chunk.column, cache.max_column + n)
         return states
@@ -212,34 +229,50 @@ class FBLTModel(FBLTPreTrainedModel):
             `[batch, 1 + m, global width]`. Byte `j` of the chunk reads latent `patch_index[j + 1] - patch_index[0]`. At
             the beginning of a row the first latent is zero, and nothing reads it.
         """
-        cache = chunk.cache
-        first = chunk.patch_index[:, 0]
+        cache, device = chunk.cache, chunk.ids.device
         completed = chunk.completed()
-        m = int(completed.max())
-        width = self.config.global_config.hidden_size
-        previous = states.new_zeros(states.shape[0], 1, width)
+        if is_exporting():
+            # A graph's shapes must not hang on values: there is room for a patch per byte, those too many are hidden.
+            m = chunk.ids.shape[1]
+            most = torch.full_like(completed[0], m)
+        else:
+            most = completed[0] if len(completed) == 1 else completed.max()
+            m = int(most)
         if cache is not None and cache.latents.data is not None:
             previous = cache.last_latent()
+        else:
+            previous = states.new_zeros(states.shape[0], 1, self.config.global_config.hidden_size)
         if m == 0:
             return previous
 
-        separator, patch = chunk.separator, chunk.patch_index[:, :-1] - first[:, None]
-        if cache is not None:
+        first = chunk.patch_index[:, :1]
+        if cache is None:
+            patch, separator = chunk.patch_index[:, :-1] - first, chunk.separator
+        else:
             states, ids, patch = cache.open_patch_bytes(chunk)
             separator = is_separator(ids, self.config.eos_token_id)
-        real = patch < completed[:, None]
-        patch = torch.where(real, patch, m)
+        patch = torch.where(patch < completed[:, None], patch, most)
         patches = self.encoder.pool(states, patch, m)
 
-        index = first[:, None] + counting(m, chunk.ids.device)  # [batch, m], patch indices in the row
         document = self._patch_documents(chunk, separator, patch, m)
+        if cache is None:
+            index = first + counting(m, device)  # [batch, m], patch indices in the row
+        else:
+            index = cache.following_patches(m)
         fresh = cache is None or cache.max_patches == 0
-        keys = index[0] if fresh else counting(cache.max_patches + m, chunk.ids.device)
-        context = SquareContext(causal(index[:, :, None], keys, document[:, :m, None]))
+        if cache is not None and cache.same_patches:
+            keys = counting(cache.max_patches + m, device)
+            # One patch is the last of the keys, and sees all of its document.
+            seen = None if m == 1 else keys <= index[:1].t()
+            mask = within_document(keys, document[:, :m, None], seen)
+        else:
+            keys = index[0] if fresh else counting(cache.max_patches + m, device)
+            mask = causal(index[:, :, None], keys, document[:, :m, None])
+        context = SquareContext(mask)
         if cache is not None:
             end = cache.max_patches + m
             span = None if fresh else (0, end)
-            place = cache.max_patches if cache.min_patches == cache.max_patches else index
+            place = cache.max_patches if cache.same_patches else index
             context = CachedContext(cache.global_transformer, [(slice(None), place)], end, context, span)
         latents = self.global_transformer(patches, index, context)
         if cache is not None:
@@ -253,13 +286,15 @@ class FBLTModel(FBLTPreTrainedModel):
 
         `separator` `[batch, bytes]` are the bytes that end a document, of `patch` `[batch, bytes]`, their patches.
         """
-        closes = separator.new_zeros(separator.shape[0], m + 1, dtype=torch.long)
-        closes = closes.scatter_reduce(1, patch, separator.long(), "amax")[:, :m].bool()
-        first = chunk.patch_index[:, 0]
-        cache = chunk.cache
-        known = cache is not None and cache.document_patch.data is not None
-        origin = cache.document_patch.at(first) if known else torch.zeros_like(first)
-        return document_starts(closes, first, origin)
+        closes = scalar(0, torch.long, patch.device).expand(len(patch), m + 1)
+        closes = closes.scatter_reduce(1, patch, separator.long(), "amax")[:, :m] > 0
+        first, cache = chunk.patch_index[:, 0], chunk.cache
+        if cache is None or cache.document_patch.data is None:
+            return document_starts(closes, first, torch.zeros_like(first))
+        following = cache.following_patches(m + 1)[:, 1:]
+        if cache.same_patches:
+            return document_starts(closes, first, cache.document_patch.data[:, cache.max_patches], following)
+        return document_starts(closes, first, cache.document_patch.at(first), following)
 
     # --- latents -> bytes ---
 
@@ -273,9 +308,12 @@ class FBLTModel(FBLTPreTrainedModel):
         self, chunk: Chunk, states: torch.Tensor, latents: torch.Tensor, recorder: DecoderRecorder | None = None
     ) -> torch.Tensor:
         """Normed decoder states of a chunk's bytes, `[batch, n, width]`."""
-        latent_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
         context = local_context(self.config.decoder_config, None if chunk.cache is None else chunk.cache.decoder, chunk)
-        latent_index = latent_index.clamp(max=latents.shape[1] - 1)  # padding may count on
+        if latents.shape[1] == 1:  # nothing to choose from
+            latent_index = counting(1, latents.device).expand_as(chunk.positions)
+        else:
+            latent_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
+            latent_index = latent_index.clamp(max=latents.shape[1] - 1)  # padding may count on
         if latents.shape[1] == 1 and chunk.cache is not None and without_gradient(latents):
             latents = chunk.cache.last_reads(self.decoder) if chunk.cache.max_patches else latents
         return self.decoder(

@@ -8,130 +8,38 @@ networks see a window, so only the last bytes of each row are held.
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from transformers.cache_utils import Cache
 
+from .buffers_fblt import KeyValueStore, Origin, PositionBuffer
 from .chunk_fblt import Chunk
-from .counting_fblt import counting
+from .counting_fblt import counting, scalar
 from .gather_fblt import take_columns
-from .patching_fblt import PatchingState
+from .patching_fblt import NO_POSITION, PatchingState
 
 # So many bytes can always be taken back: far more than a draft has, or than one row runs ahead of another.
 RETAINED = 256
 
 
-class Origin:
-    """The first position that byte buffers hold, `[batch]`. All byte buffers of a cache slide together."""
-
-    def __init__(self, batch_size: int, device: torch.device | str):
-        self.first = torch.zeros(batch_size, dtype=torch.long, device=device)
-
-
-class PositionBuffer:
-    """A tensor with one entry per row and position, positions along `dim`; entries not yet written are zero.
-
-    Args:
-        dim: the dimension of positions.
-        origin: of a buffer that slides; without one, column and position are the same.
+@dataclass(frozen=True)
+class Bounds:
+    """Of the rows of a cache: least and greatest column after a row's last byte in buffers by byte position, fewest and
+    most bytes, fewest and most complete patches.
     """
 
-    def __init__(self, dim: int = 1, origin: Origin | None = None):
-        self.dim, self.origin = dim, origin
-        self.data: torch.Tensor | None = None
-        self.writes = 0  # how often it was written to
+    min_column: int
+    max_column: int
+    min_length: int
+    max_length: int
+    min_patches: int
+    max_patches: int
 
-    def column(self, position: torch.Tensor) -> torch.Tensor:
-        """Columns that hold positions `[batch, ...]`."""
-        if self.origin is None:
-            return position
-        return position - self.origin.first.view(-1, *[1] * (position.dim() - 1))
-
-    def write(self, values: torch.Tensor, column: torch.Tensor | int, end: int) -> None:
-        """Writes `values` (length along `dim`) to columns `[batch, length]`, all of them before `end`; or from one
-        column on, the same in all rows.
-        """
-        self._reserve(values, end)
-        self.writes += 1
-        made_elsewhere = self.data.is_inference() and not torch.is_inference_mode_enabled()
-        if made_elsewhere or self.data.requires_grad or values.requires_grad:
-            # What was made in inference mode cannot be written to outside, and what a backward pass will read must not
-            # be. Without gradients, as in decoding, buffers are written in place.
-            self.data = self.data.clone()
-        if isinstance(column, int):
-            self.data.narrow(self.dim, column, values.shape[self.dim]).copy_(values)
-            return
-        row = counting(len(column), column.device)[:, None]
-        values = values.to(self.data.dtype)
-        # Written by index: scattering takes a CPU many times as long in bfloat16.
-        if self.dim == 1:
-            self.data[row, column] = values
-        else:
-            self.data[row, :, column] = values.transpose(1, 2)
-
-    def read(self, low: int, high: int) -> torch.Tensor:
-        """Columns `low .. high - 1` of all rows."""
-        return self.data.narrow(self.dim, low, high - low)
-
-    def at(self, position: torch.Tensor) -> torch.Tensor:
-        """One entry per row: `[batch, ...]` for `position` `[batch]` (buffers with positions in dimension 1)."""
-        return self.data[counting(position.shape[0], position.device), self.column(position)]
-
-    def gather(self, position: torch.Tensor) -> torch.Tensor:
-        """`[batch, n, ...]` for `position` `[batch, n]` (buffers with positions in dimension 1)."""
-        return take_columns(self.data, self.column(position))
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keeps, repeats or reorders rows."""
-        if self.data is not None:
-            self.data = self.data.index_select(0, rows.to(self.data.device))
-            self.writes += 1
-
-    def join(self, others: Sequence["PositionBuffer"]) -> None:
-        """Adds the rows of other buffers; columns that a row does not have become zero."""
-        if self.data is None:
-            return
-        parts = [buffer.data for buffer in (self, *others)]
-        columns = max(part.shape[self.dim] for part in parts)
-        behind = 2 * (self.data.dim() - 1 - self.dim)  # numbers of padding for the dimensions after that of positions
-        self.data = torch.cat([F.pad(part, (*[0] * behind, 0, columns - part.shape[self.dim])) for part in parts])
-
-    def slide(self, shift: torch.Tensor) -> None:
-        """Drops the first `shift` `[batch]` columns of each row; what moves up at the end is stale."""
-        if self.data is None:
-            return
-        columns = self.data.shape[self.dim]
-        column = (shift[:, None] + counting(columns, shift.device)).clamp(max=columns - 1)
-        shape = [1] * self.data.dim()
-        shape[0], shape[self.dim] = column.shape
-        self.data = self.data.gather(self.dim, column.view(shape).expand_as(self.data))
-
-    def _reserve(self, values: torch.Tensor, end: int) -> None:
-        have = 0 if self.data is None else self.data.shape[self.dim]
-        if end <= have:
-            return
-        shape = list(values.shape)
-        shape[self.dim] = max(end, 2 * have, 64)
-        grown = values.new_zeros(shape)
-        if self.data is not None:
-            grown = grown.to(self.data.dtype)
-            grown.narrow(self.dim, 0, have).copy_(self.data)
-        self.data = grown
-
-
-class KeyValueStore:
-    """Keys and values of one attention layer, `[batch, heads, position, head_dim]`."""
-
-    def __init__(self, origin: Origin | None = None):
-        self.keys, self.values = PositionBuffer(2, origin), PositionBuffer(2, origin)
-
-    def write(self, key: torch.Tensor, value: torch.Tensor, column: torch.Tensor, end: int) -> None:
-        self.keys.write(key, column, end)
-        self.values.write(value, column, end)
-
-    def read(self, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.keys.read(low, high), self.values.read(low, high)
+    @property
+    def level(self) -> bool:
+        """Whether all rows have the same positions in the same columns, so that these are known on the host."""
+        return self.min_column == self.max_column and self.min_length == self.max_length
 
 
 class FBLTCache(Cache):
@@ -149,9 +57,7 @@ class FBLTCache(Cache):
         earlier_ids: ids by byte position too, of bytes that `ids` may have dropped; two bytes of memory each.
         geometry: sizes of the model that the cache is for.
         latents, document_patch: by patch: output of the global transformer, and its document's first patch.
-        min_column, max_column: over the rows, the least and the greatest column after a row's last byte, in buffers by
-            byte position. Kept on the host, as the next two are.
-        max_length, min_patches, max_patches: over the rows, the most bytes, and the fewest and most complete patches.
+        bounds: see [`Bounds`]; kept on the host, which waits for the device where lengths are new.
         slid: whether byte buffers have dropped anything; until then, columns are positions.
     """
 
@@ -167,7 +73,7 @@ class FBLTCache(Cache):
         self.window = max(network.sliding_window for network in byte_networks)
         self.most_columns = 2 * (self.window + RETAINED)
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.min_column = self.max_column = self.max_length = self.min_patches = self.max_patches = 0
+        self._bounds: Bounds | None = Bounds(0, 0, 0, 0, 0, 0)
         self.slid = False
         self._reads: tuple[int, int | torch.Tensor, list[torch.Tensor]] | None = None
         self.columns = 0
@@ -194,29 +100,61 @@ class FBLTCache(Cache):
 
     # --- state of the rows at their current lengths ---
 
+    @property
+    def bounds(self) -> Bounds:
+        if self._bounds is None:
+            self._measure()
+        return self._bounds
+
+    @property
+    def max_column(self) -> int:
+        return self.bounds.max_column
+
+    @property
+    def max_length(self) -> int:
+        return self.bounds.max_length
+
+    @property
+    def max_patches(self) -> int:
+        return self.bounds.max_patches
+
+    @property
+    def same_column(self) -> bool:
+        """Whether all rows' next bytes go to the same column."""
+        return self.bounds.min_column == self.bounds.max_column
+
+    @property
+    def same_patches(self) -> bool:
+        """Whether all rows have as many complete patches."""
+        return self.bounds.min_patches == self.bounds.max_patches
+
     def here(self, buffer: PositionBuffer) -> torch.Tensor:
         """The entries of a buffer by byte at the rows' lengths, those of the next bytes: `[batch, ...]`."""
-        if self.min_column == self.max_column:
+        if self.same_column:
             return buffer.data[:, self.max_column]
         return buffer.at(self.lengths)
 
-    def patching_state(self) -> PatchingState:
-        """What the bytes so far decided about the next chunk's patches."""
-        start = self.here(self.patch_start)
-        two_back = self.lengths[:, None] + torch.arange(-2, 0, device=self.lengths.device)
-        previous = self.ids.gather(two_back.clamp(min=0))
+    def patching_state(self, with_previous: bool = True) -> PatchingState:
+        """What the bytes so far decided about the next chunk's patches; `with_previous`, its `previous` too."""
+        start, previous = self.here(self.patch_start), None
+        if with_previous:
+            two_back = counting(0, self.lengths.device, start=-2) + self.lengths[:, None]
+            previous = self.ids.gather(two_back.clamp(min=0)).masked_fill(two_back < 0, -1)
         return PatchingState(
             position=self.lengths,
             last_start=start,
             document_start=self.here(self.document_start),
             first_is_start=start == self.lengths,
-            previous=previous.masked_fill(two_back < 0, -1),
+            previous=previous,
         )
 
-    def ids_before(self, count: int, position: torch.Tensor | None = None) -> torch.Tensor:
-        """The `count` ids before a position of each row (its length), 0 where there are none: `[batch, count]`."""
-        position = self.lengths if position is None else position
-        position = position[:, None] + torch.arange(-count, 0, device=self.lengths.device)
+    def ids_before(self, count: int, offset: int = 0) -> torch.Tensor:
+        """The `count` ids before the position that lies `offset` after the rows' lengths, 0 where there are none:
+        `[batch, count]`.
+        """
+        if self.same_column and self.max_column + offset >= count:
+            return self.ids.read(self.max_column + offset - count, self.max_column + offset)
+        position = counting(offset, self.lengths.device, start=offset - count) + self.lengths[:, None]
         return self.ids.gather(position.clamp(min=0)).masked_fill(position < 0, 0)
 
     def ids_so_far(self) -> torch.Tensor:
@@ -236,14 +174,14 @@ class FBLTCache(Cache):
 
     def last_latent(self) -> torch.Tensor:
         """The latent of the last complete patch, which the next byte reads: `[batch, 1, global width]`."""
-        if self.min_patches == self.max_patches:
+        if self.same_patches:
             return self.latents.read(self.max_patches - 1, self.max_patches)
         return self.latents.at(self.here(self.patch_index) - 1)[:, None]
 
     def last_reads(self, decoder) -> list[torch.Tensor]:
         """What bytes read of [`last_latent`], see `FBLTDecoder.read`; computed once while it is the last."""
         # Where rows have different numbers of patches, their lengths say as much: a change makes a new tensor.
-        last = self.max_patches if self.min_patches == self.max_patches else self.lengths
+        last = self.max_patches if self.same_patches else self.lengths
         made = self._reads
         same = made is not None and made[0] == self.latents.writes and type(made[1]) is type(last)
         if not same or (made[1] != last if isinstance(last, int) else made[1] is not last):
@@ -258,6 +196,12 @@ class FBLTCache(Cache):
         """
         start = self.here(self.patch_start)
         end = chunk.position + chunk.lengths
+        if len(start) == 1 and self.bounds.level:
+            # One row's bytes lie side by side.
+            shift = self.max_length - self.max_column
+            first, last = (position - shift for position in torch.cat([start, end]).tolist())
+            patch = self.patch_index.read(first, last) - chunk.patch_index[:, :1]
+            return self.states.read(first, last), self.ids.read(first, last), patch
         length = int((end - start).max())
         position = start[:, None] + counting(length, start.device)
         inside = position < end[:, None]
@@ -275,25 +219,33 @@ class FBLTCache(Cache):
         """Where to write `length` positions that begin `offset` after the rows' lengths: one column for all rows where
         that is known on the host, else columns `[batch, length]`.
         """
-        if self.min_column == self.max_column:
+        if self.same_column:
             return self.max_column + offset
         return self.columns_from(self.lengths + offset, length)
 
     def following(self, offset: int, length: int) -> torch.Tensor:
         """The `length` positions that begin `offset` after the rows' lengths: `[batch, length]`."""
-        if self.min_column == self.max_column and not self.slid:
-            first = self.max_column + offset
+        if self.bounds.min_length == self.max_length:
+            first = self.max_length + offset
             return counting(first + length, self.lengths.device, start=first).expand(len(self.lengths), -1)
         return (self.lengths + offset)[:, None] + counting(length, self.lengths.device)
 
+    def following_patches(self, count: int) -> torch.Tensor:
+        """The `count` patch indices that follow the rows' complete patches: `[batch, count]`."""
+        if self.same_patches:
+            first = self.max_patches
+            return counting(first + count, self.lengths.device, start=first).expand(len(self.lengths), -1)
+        return self.here(self.patch_index)[:, None] + counting(count, self.lengths.device)
+
     def span(self, window: int, new: int) -> tuple[int, int]:
         """Columns `[low, high)` that hold all keys of `new` more positions per row, each seeing `window` positions."""
-        return max(0, self.min_column - window + 1), self.max_column + new
+        return max(0, self.bounds.min_column - window + 1), self.max_column + new
 
     def positions(self, span: tuple[int, int]) -> torch.Tensor:
         """Positions that columns `[low, high)` of the byte buffers hold: `[batch, high - low]`."""
-        column = counting(span[1], self.lengths.device, start=span[0])
-        return self.origin.first[:, None] + column if self.slid else column.expand(len(self.lengths), -1)
+        shift = self.max_length - self.max_column if self.bounds.level else 0
+        column = counting(span[1] + shift, self.lengths.device, start=span[0] + shift).expand(len(self.lengths), -1)
+        return column if self.bounds.level or not self.slid else self.origin.first[:, None] + column
 
     # --- growing and taking back ---
 
@@ -311,24 +263,26 @@ class FBLTCache(Cache):
         for buffer in self._byte_buffers():
             buffer.slide(shift)
         self.origin.first, self.slid = self.origin.first + shift, True
-        self._set_lengths(self.lengths)
+        self._measure()
         # A patch longer than all windows is held whole; the next slide waits until it has doubled.
         self.most_columns = 2 * max(self.window + RETAINED, self.max_column)
 
     def write_segmentation(self, chunk: Chunk) -> None:
         """Records a chunk's bytes and where their patches and documents start."""
-        end = self.max_column + chunk.starts.shape[1]
-        column = self.place(0, chunk.starts.shape[1])  # the next position is known too
+        n = chunk.starts.shape[1]
+        end = self.max_column + n
+        column = self.place(0, n)  # the next position is known too
         self.ids.write(chunk.ids, chunk.column, end)
         self.patch_index.write(chunk.patch_index, column, end)
         self.document_start.write(chunk.document_start, column, end)
-        begins = (self.following(0, chunk.starts.shape[1]) + 1) * chunk.starts - 1  # -1 where none starts
-        begins[:, 0] = self.here(self.patch_start)
-        self.patch_start.write(begins.cummax(dim=1).values, column, end)
+        nowhere = scalar(NO_POSITION, torch.long, chunk.starts.device)
+        begins = torch.where(chunk.starts[:, 1:], chunk.with_next[:, 1:], nowhere)
+        begins = torch.cat([self.here(self.patch_start)[:, None], begins], dim=1).cummax(dim=1).values
+        self.patch_start.write(begins, column, end)
 
     def extend(self, chunk: Chunk) -> None:
         """Counts a chunk's bytes as fed. `columns` is left to the caller, who knows the padding."""
-        self._set_lengths(self.lengths + chunk.lengths)
+        self.lengths, self._bounds = self.lengths + chunk.lengths, None
 
     def truncate(self, lengths: torch.Tensor) -> None:
         """Takes back what lies beyond `lengths` `[batch]` bytes per row.
@@ -337,29 +291,39 @@ class FBLTCache(Cache):
             ValueError: a row goes back by more than the cache still holds; `RETAINED` bytes are always possible.
         """
         before = self.max_length
-        self._set_lengths(lengths)
+        self.take_back(lengths)
         self.columns -= before - self.max_length
 
-    def _set_lengths(self, lengths: torch.Tensor) -> None:
-        row = counting(len(lengths), lengths.device)
+    def take_back(self, lengths: torch.Tensor) -> None:
+        """As [`truncate`], for a caller who sees to `columns`."""
+        before, self.lengths, self._bounds = (self.lengths, self._bounds), lengths, None
+        if self.slid:
+            try:
+                self._measure()
+            except ValueError:
+                self.lengths, self._bounds = before
+                raise
+
+    def _measure(self) -> None:
+        """Reads the bounds of the rows' lengths from the device: where a step waits for it."""
+        row = counting(len(self.lengths), self.lengths.device)
         if not self.slid:  # columns are positions
-            bounds = [*lengths.aminmax(), *self.patch_index.data[row, lengths].aminmax()]
-            low, high, *patches = torch.stack(bounds).tolist()  # as below
-            any_lost, bounds = False, [low, high, high, *patches]
+            asked = torch.cat([self.lengths, self.patch_index.data[row, self.lengths]])
+            lengths, patches = _in_parts(asked.tolist(), len(row))
+            columns = lengths
         else:
-            held = lengths - self.origin.first
-            here = held.clamp(min=0)
-            lost = (held < self.window) | (self.patch_start.data[row, here] < self.origin.first)
-            lost = ((self.origin.first > 0) & lost).any().long()
-            bounds = [*held.aminmax(), lengths.max(), *self.patch_index.data[row, here].aminmax(), lost]
-            *bounds, any_lost = torch.stack(bounds).tolist()  # where a step waits for the device's lengths
-        if any_lost:
-            raise ValueError(
-                f"`lengths` is {lengths.tolist()}, but of rows of {self.lengths.tolist()} bytes the cache dropped what "
-                f"lies that far back: at most {RETAINED} bytes can be taken back; feed such rows anew."
-            )
-        self.lengths = lengths
-        self.min_column, self.max_column, self.max_length, self.min_patches, self.max_patches = bounds
+            here = (self.lengths - self.origin.first).clamp(min=0)
+            by_column = [buffer.data[row, here] for buffer in (self.patch_index, self.patch_start)]
+            asked = torch.cat([self.lengths, self.origin.first, *by_column])
+            lengths, origins, patches, starts = _in_parts(asked.tolist(), len(row))
+            columns = [length - origin for length, origin in zip(lengths, origins, strict=True)]
+            for origin, column, start in zip(origins, columns, starts, strict=True):
+                if origin > 0 and (column < self.window or start < origin):
+                    raise ValueError(
+                        f"`lengths` is {lengths}, but the cache dropped what lies that far back in one of these rows: "
+                        f"at most {RETAINED} bytes can be taken back; feed such rows anew."
+                    )
+        self._bounds = Bounds(*(bound(x) for x in (columns, lengths, patches) for bound in (min, max)))
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
@@ -370,7 +334,7 @@ class FBLTCache(Cache):
         for buffer in self._buffers():
             buffer.select(rows)
         self.origin.first = self.origin.first.index_select(0, rows.to(self.lengths.device))
-        self._set_lengths(self.lengths.index_select(0, rows.to(self.lengths.device)))
+        self.lengths, self._bounds = self.lengths.index_select(0, rows.to(self.lengths.device)), None
 
     def twin(self) -> "FBLTCache":
         """A cache with the same content, of which rows can be selected and fed without a change of this one.
@@ -386,16 +350,14 @@ class FBLTCache(Cache):
             own.join(more)
         self.origin.first = torch.cat([cache.origin.first for cache in (self, *others)])
         self.most_columns = max(cache.most_columns for cache in (self, *others))
-        self._set_lengths(torch.cat([cache.lengths for cache in (self, *others)]))
+        self.lengths, self._bounds = torch.cat([cache.lengths for cache in (self, *others)]), None
 
     def _byte_buffers(self) -> list[PositionBuffer]:
-        stores = [*self.patcher, *self.encoder, *self.decoder]
         single = [self.ids, self.patch_index, self.patch_start, self.document_start, self.states]
-        return single + [buffer for store in stores for buffer in (store.keys, store.values)]
+        return [*single, *self.patcher, *self.encoder, *self.decoder]
 
     def _buffers(self) -> list[PositionBuffer]:
-        patches = [buffer for store in self.global_transformer for buffer in (store.keys, store.values)]
-        return [*self._byte_buffers(), self.latents, self.document_patch, self.earlier_ids, *patches]
+        return [*self._byte_buffers(), self.latents, self.document_patch, self.earlier_ids, *self.global_transformer]
 
     # --- what generic code asks of a cache ---
 
@@ -418,3 +380,7 @@ class FBLTCache(Cache):
 
     def reset(self):
         raise NotImplementedError("`reset` is not supported: make a new FBLTCache.")
+
+
+def _in_parts(values: list[int], size: int) -> list[list[int]]:
+    return [values[i : i + size] for i in range(0, len(values), size)]

@@ -23,6 +23,7 @@ class Chunk:
         lengths: `[batch]`, how many of them are real.
         position: `[batch]`, position of the first.
         positions: `[batch, n]`, of all.
+        with_next: `[batch, n + 1]`, the next byte's included.
         document_start: `[batch, n + 1]`, position at which each byte's document begins; the next byte's included.
         separator: `[batch, n]`, whether a byte ends its document.
         cache: the KV cache of the bytes before the chunk; None where rows begin with the chunk.
@@ -42,6 +43,7 @@ class Chunk:
     separator: torch.Tensor
     cache: "FBLTCache | None" = None
     column: torch.Tensor | int | None = None
+    with_next: torch.Tensor | None = None
     starts: torch.Tensor | None = None
     patch_index: torch.Tensor | None = None
     entropies: torch.Tensor | None = None
@@ -57,18 +59,16 @@ class Chunk:
 
 def cut(
     ids: torch.Tensor, lengths: torch.Tensor, size: int = CHUNK_BYTES
-) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, bool]]:
+) -> Iterator[tuple[slice, torch.Tensor, bool]]:
     """Cuts right-padded rows `[batch, n]`, of `lengths` `[batch]` bytes, into chunks of `size` columns.
 
     Yields:
-        the chunk's columns; its bytes per row `[batch]`; which rows end in it or before `[batch]`; whether it is the
-        last one.
+        the chunk's columns; its bytes per row `[batch]`; whether it is the last one.
     """
     n = ids.shape[1]
     if 0 < n <= size:
-        yield slice(0, n), lengths, lengths >= 0, True
+        yield slice(0, n), lengths, True
         return
     for first in range(0, n, size):
         end = min(first + size, n)
-        left = lengths - first
-        yield slice(first, end), left.clamp(min=0, max=end - first), left <= end - first, end == n
+        yield slice(first, end), (lengths - first).clamp(min=0, max=end - first), end == n

@@ -24,6 +24,11 @@ CACHE_RENAMED = Version(transformers.__version__).release >= (5, 24)
 CACHE_NAME, OTHER_NAME = (NEW_NAME, OLD_NAME) if CACHE_RENAMED else (OLD_NAME, NEW_NAME)
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` traces this call, so that no value can be looked at; torch 2.6 does not tell."""
+    return getattr(torch.compiler, "is_exporting", bool)()
+
+
 def warn_if_untested(version: str) -> None:
     """Warns, once in a process, where `version` of transformers is not among those that FBLT is tested on."""
     minor = Version(version).release[:2]

@@ -13,15 +13,14 @@ One iteration of the loop:
 
 Where an iteration waits for the device, once each:
 
-- for the bounds of the rows' lengths, after feeding and after taking back;
+- for the bounds of the rows' lengths, before drafting or feeding; in `blt-d` with `refine_steps`, after feeding too;
 - for shapes of what is fed: the longest row, the most patches that a row completes, the longest open patch;
 - for whether all rows have ended;
 - for whether a block is filled in, after each step of an unmasking that takes several;
 - for whether a causal draft goes on, after each of its bytes, with `draft_confidence`;
 - for the numbers of bytes that rows have, with logits processors, and, with a draft head too, for the known bytes of
   their blocks in the first iteration and with `block_anchor="patch"`; for acceptance, where drafts adapt;
-- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths;
-- for the bounds of the rows' lengths, when rows leave the batch: of those that leave, and of those that stay.
+- for how far rows are, with recorded scores or logits, a streamer, or criteria beside stop ids and lengths.
 
 The loop copies nothing to the device.
 """
@@ -52,7 +51,7 @@ from .generation_state_fblt import GenerationState
 from .input_checks_fblt import check_cache, check_continues, check_input
 from .joined_maps_fblt import join_maps
 from .padding_fblt import RightPadded
-from .processors_fblt import argument_of, dead_ends, is_pure
+from .processors_fblt import argument_of, has_choice, is_pure
 from .stepwise_fblt import step_by_step
 from .stopping_fblt import LEAD, Criteria, cut_at_stop
 from .utf8_fblt import FBLTUTF8LogitsProcessor, open_bytes
@@ -253,31 +252,34 @@ class FBLTGenerationMixin(GenerationMixin):
         # In every round, a row that has not ended writes a byte, so this is never the end of it.
         for done in range(state.budget * len(input_ids)):
             state.round = done
-            state.active = ~ended & criteria.may_go_on(state.written)
+            state.active = criteria.active(state, ended)
             # 1. Draft.
             draft = drafter.draft(state)
-            state.count(drafted=draft.lengths, iterations=1)
+            state.count(iterations=1)
             show_draft(streamer, draft)
             # 2. and 3. Feed and accept.
             if drafter.verifies:
                 logits = state.feed_with(draft.ids, draft.lengths)
                 scores = state.choose.after(state, logits, draft.ids)
                 new, accepted = state.choose.verify(draft, scores)
-                length, record, dead = accepted + 1, {"scores": scores, "logits": logits}, dead_ends(scores)
+                # Rows that take no part have drafted nothing.
+                length, record = accepted + state.active, {"scores": scores, "logits": logits}
+                choice = has_choice(scores)
                 drafter.observe(draft.lengths, accepted)
             else:
-                new, accepted, length, record = draft.ids, draft.lengths, draft.lengths, draft.record
-                dead = draft.dead
+                new, accepted, length, record = draft.ids, draft.lengths, draft.lengths * state.active, draft.record
+                choice = ~draft.dead
             # 4. Stop or go on.
             length, stopped = cut_at_stop(new, length, criteria.eos, state.limit - state.known)
-            length = length * state.active
-            state.note_dead_ends(dead, length)
-            state.count_accepted(draft.lengths, torch.minimum(accepted, length))
+            state.note_choices(choice, length)
+            state.count_draft(draft, accepted, length)
             state.append(new, length, **record)
             ended = ended | (stopped & state.active)
-            written, ended = criteria.offer(state, ended)
-            if drafter.verifies or criteria.others:
+            if criteria.others:
+                written, ended = criteria.offer(state, ended)
                 state.take_back(written)
+            elif drafter.verifies:
+                state.unfeed()
             shown = show_new(streamer, state, shown)
             if state.has_ended(ended) or criteria.out_of_time(state):
                 break
@@ -360,7 +362,7 @@ def show_new(streamer, state: GenerationState, shown: int) -> int:
     """Hands a streamer what the first row knows beyond `shown` bytes; how many were shown then."""
     if streamer is None or int(state.known[0]) == shown:
         return shown
-    streamer.put(state.text[0, shown : int(state.known[0])].cpu())
+    streamer.put(state.text[0, shown : int(state.known[0])].cpu().clone())  # the text is written to in place
     return int(state.known[0])
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from .cache_fblt import FBLTCache, PositionBuffer
+from .buffers_fblt import PositionBuffer
+from .cache_fblt import FBLTCache
 from .counting_fblt import counting
 from .forward_steps_fblt import Fed, feed
 from .gather_fblt import take_columns
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 # Bytes by which the text's buffer is longer than what is known, at least, whenever it has to grow.
 ROOM = 512
-NETWORKS = ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe")
-COUNTERS = (*NETWORKS, "drafted", "accepted", "iterations")
+# In this order, what a round counts alike stands together: see [`GenerationState.count`].
+COUNTERS = ("draft_head_nfe", "decoder_nfe", "encoder_nfe", "patcher_nfe", "iterations")
+COUNTERS += ("global_nfe", "drafted", "accepted")
 BY_ROW = ("prompt", "first", "text", "known", "active", "limit", "acceptance")  # tensors of a state
 
 
@@ -68,9 +70,9 @@ class GenerationState:
         room: a bound of the bytes that a row may still write, kept on the host.
         running: rows that have not ended, kept on the host.
         longest: the most bytes that a row has, kept on the host.
-        dead: whether a row had to write where no byte was left to choose.
+        level: whether all rows have as many bytes, kept on the host.
+        chose: whether all rows had a byte to choose wherever they wrote in this round.
         round: rounds of the loop done.
-        counts: one `[batch]` counter per name in `COUNTERS`.
         acceptance: `[batch, longest draft + 1]`, rounds with a draft by how many bytes were kept of it.
         record: by name of a requested output (`scores`, `logits`), its values for the new bytes, `[batch, n, vocab]`.
     """
@@ -96,12 +98,14 @@ class GenerationState:
         longest = settings.longest_draft(model.config)
         # Columns that a round may write after the known bytes of a row.
         self.spare = overshoot + longest + 1
-        self.text, self.longest = rows.ids, rows.ids.shape[1]
+        self.text, self.longest, self.level = rows.ids, rows.ids.shape[1], False
         self._make_room()
-        self.dead = torch.zeros((), dtype=torch.bool, device=rows.ids.device)
+        self.chose = torch.ones((), dtype=torch.bool, device=rows.ids.device)
         self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
         self.active = torch.ones_like(self.known, dtype=torch.bool)
-        self.counts = {name: torch.zeros_like(self.known) for name in COUNTERS}
+        self._tally = self.known.new_zeros(len(COUNTERS), len(self.known))
+        self._pending: dict[str, int | torch.Tensor] = {}  # amounts that are not in the tally yet, of the rows in
+        self._counted = self.active
         self.record = {name: PositionBuffer() for name in outputs}
         self._widths: tuple[tuple[torch.Tensor, torch.Tensor], list[int]] | None = None
 
@@ -128,6 +132,8 @@ class GenerationState:
 
     def carried(self) -> torch.Tensor:
         """The last known byte of each row, `[batch, 1]`."""
+        if self.level:
+            return self.text[:, self.longest - 1 : self.longest]
         return self.text.gather(1, self.known[:, None] - 1)
 
     def with_draft(self, draft: torch.Tensor) -> torch.Tensor:
@@ -152,7 +158,10 @@ class GenerationState:
 
     def append(self, new: torch.Tensor, length: torch.Tensor, **record: torch.Tensor) -> None:
         """Adds the first `length` `[batch]` of `new` `[batch, r]` to the known bytes, and what is recorded of them."""
-        self.text = self.with_draft(new)
+        if self.level:
+            self.text[:, self.longest : self.longest + new.shape[1]] = new
+        else:
+            self.text = self.with_draft(new)
         if self.record:
             column = self.written[:, None] + counting(new.shape[1], new.device)
             end = int(self.written.max()) + new.shape[1]
@@ -174,24 +183,26 @@ class GenerationState:
         if self.text.shape[1] < self.longest + self.spare:
             self.text = F.pad(self.text, (0, max(self.longest, ROOM) + self.spare))
 
-    def note_dead_ends(self, dead: torch.Tensor, length: torch.Tensor) -> None:
-        """Notes rows that keep bytes, the first `length` `[batch]` of `dead` `[batch, r]`, for which none was left."""
-        kept = counting(dead.shape[1], dead.device) < length[:, None]
-        self.dead = self.dead | (dead & kept).any()
+    def note_choices(self, choice: torch.Tensor, length: torch.Tensor) -> None:
+        """Notes whether rows that keep bytes, the first `length` `[batch]` of `choice` `[batch, r]`, chose them all."""
+        beyond = counting(choice.shape[1], choice.device) >= length[:, None]
+        self.chose = (choice | beyond).all()
 
     def has_ended(self, ended: torch.Tensor) -> bool:
-        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room`, `longest` and
-        `running`.
+        """Whether all rows have; the round's one wait for `[batch]` `ended`, which also updates `room`, `longest`,
+        `level` and `running`.
 
         Raises:
             ValueError: a row had to write where no byte was left to choose.
         """
-        least = self.written.masked_fill(ended, self.budget).min()
-        asked = torch.stack([(~ended).sum(), least, self.known.max(), self.dead.long()])
-        self.running, least, self.longest, dead = asked.tolist()
-        if dead:
+        rows = len(ended)
+        asked = torch.cat([self.known, self.written, ended, self.chose[None]]).tolist()
+        known, written, over = (asked[i * rows : (i + 1) * rows] for i in range(3))
+        if not asked[-1]:
             raise ValueError(f"`logits_processor`, or the weights: {NONE_LEFT}.")
-        self.room = self.budget - least
+        self.running, self.longest, self.level = over.count(0), max(known), len({*known}) == 1
+        left = [self.budget - new for new, end in zip(written, over, strict=True) if not end]
+        self.room = max(left, default=0)
         self._make_room()
         return self.running == 0
 
@@ -204,23 +215,25 @@ class GenerationState:
 
     def take_back(self, written: torch.Tensor) -> None:
         """Leaves `[batch]` new bytes of each row, in text and caches."""
-        self.known = torch.minimum(self.known, self.first + written)
+        self.known, self.level = torch.minimum(self.known, self.first + written), False
         self.unfeed()
 
     def unfeed(self) -> None:
         """Takes the caches back to the bytes before the carried one."""
-        self.cache.truncate(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
+        self.cache.take_back(torch.minimum(self.cache.lengths, (self.known - 1).clamp(min=0)))
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps the rows with these indices."""
+        self._add_up()
         for name in BY_ROW:
             setattr(self, name, getattr(self, name).index_select(0, rows))
-        self.counts = {name: counter.index_select(0, rows) for name, counter in self.counts.items()}
+        self._tally = self._tally.index_select(1, rows)
         for part in (self.cache, *self.record.values()):
             part.select(rows)
 
     def part(self, rows: torch.Tensor) -> "GenerationState":
         """The state of the rows with these indices, with a cache of their own; this one stays as it is."""
+        self._add_up()
         part = copy(self)
         part.cache = self.cache.twin()
         part.record = {name: copy(buffer) for name, buffer in self.record.items()}
@@ -229,42 +242,80 @@ class GenerationState:
 
     def join(self, others: Sequence["GenerationState"], order: torch.Tensor) -> None:
         """Takes in the rows of other states of this call; then those of all, these first, are put in `order`."""
-        self.longest = max(state.longest for state in (self, *others))
+        self.longest, self.level = max(state.longest for state in (self, *others)), False
         columns = max(state.text.shape[1] for state in (self, *others))
         for state in (self, *others):
             state.text = F.pad(state.text, (0, columns - state.text.shape[1]))
         for name in BY_ROW:
             setattr(self, name, torch.cat([getattr(state, name) for state in (self, *others)]))
-        self.counts = {name: torch.cat([state.counts[name] for state in (self, *others)]) for name in self.counts}
+        for state in (self, *others):
+            state._add_up()
+        self._tally = torch.cat([state._tally for state in (self, *others)], dim=1)
         self.cache.join([state.cache for state in others])
         for name, buffer in self.record.items():
             buffer.join([state.record[name] for state in others])
         self.select(order)
 
+    @property
+    def counts(self) -> dict[str, torch.Tensor]:
+        """One `[batch]` counter per name in `COUNTERS`."""
+        self._add_up()
+        return {name: counter.clone() for name, counter in zip(COUNTERS, self._tally, strict=True)}
+
     def count(self, **amounts: int | torch.Tensor) -> None:
-        """Adds to counters of active rows."""
+        """Adds to counters of active rows. What a round adds is kept, so that few operators add it all."""
+        if self._counted is not self.active:
+            self._add_up()
+            self._counted = self.active
         for name, amount in amounts.items():
-            if isinstance(amount, int):
-                self.counts[name].add_(self.active, alpha=amount)
+            self._pending[name] = amount + self._pending[name] if name in self._pending else amount
+
+    def _add_up(self) -> None:
+        pending, self._pending = self._pending, {}
+        alike: list[tuple[int, list]] = []  # counters that stand together: where they begin, and their amounts
+        for i, name in enumerate(COUNTERS):
+            amount = pending.get(name)
+            if amount is None:
+                continue
+            begin, found = alike[-1] if alike else (-1, [])
+            known = isinstance(amount, int)
+            joins = begin + len(found) == i and known == isinstance(found[0], int) and (not known or found[0] == amount)
+            if joins:
+                found.append(amount)
             else:
-                self.counts[name].add_(amount * self.active)
+                alike.append((i, [amount]))
+        for begin, found in alike:
+            counters = self._tally[begin : begin + len(found)]
+            if isinstance(found[0], int):
+                counters.add_(self._counted, alpha=found[0])
+            else:
+                counters.add_((found[0] if len(found) == 1 else torch.stack(found)) * self._counted)
 
-    def count_accepted(self, drafted: torch.Tensor, kept: torch.Tensor) -> None:
-        """Counts a round's `[batch]` drafted bytes that were kept."""
-        self.count(accepted=kept)
-        took_part = (self.active & (drafted > 0)).long()
-        self.acceptance.scatter_add_(1, kept[:, None], took_part[:, None])
+    def count_draft(self, draft: Draft, accepted: torch.Tensor, kept: torch.Tensor) -> None:
+        """Counts a round's draft, of which `accepted` `[batch]` bytes were accepted and `kept` may stay."""
+        if draft.ids.shape[1] == 0:
+            return
+        accepted = torch.minimum(accepted, kept)
+        self.count(drafted=draft.lengths, accepted=accepted)
+        took_part = draft.lengths.clamp(max=1) * self.active
+        self.acceptance.scatter_add_(1, accepted[:, None], took_part[:, None])
 
-    def feed(self, ids: torch.Tensor, lengths: torch.Tensor, **block: Any) -> Fed:
-        """Feeds bytes, and counts the networks that ran."""
+    def feed(self, ids: torch.Tensor, lengths: torch.Tensor, all_active: bool = False, **block: Any) -> Fed:
+        """Feeds bytes, and counts the networks that ran.
+
+        Args:
+            all_active: whether the active rows are those that `lengths` `[batch]` says have any.
+        """
         fed = feed(self.lm.model, ids, lengths, self.cache, **block)
-        ran = (lengths > 0).long()
-        self.count(patcher_nfe=ran, encoder_nfe=ran, global_nfe=(fed.completed > 0).long())
+        ran = 1 if all_active else (lengths > 0).long()
+        self.count(patcher_nfe=ran, encoder_nfe=ran, global_nfe=fed.completed.clamp(max=1))
         self.count(decoder_nfe=ran if fed.block is None else 1)
         return fed
 
     def feed_with(self, draft: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Feeds what is pending, the carried byte and the first `lengths` `[batch]` bytes of a draft `[batch, r]`.
+
+        Rows that are not active have no draft.
 
         Returns:
             Next-byte logits after the carried byte, and after each drafted one: `[batch, r + 1, vocab]`.
@@ -272,7 +323,7 @@ class GenerationState:
         r = draft.shape[1]
         if self.round > 0:  # all that is known and not fed is the carried byte: the last round fed what was before it
             ids = torch.cat([self.carried(), draft], dim=1) if r else self.carried()
-            return self.lm.byte_logits(self.feed(ids, (lengths + 1) * self.active).hidden)
+            return self.lm.byte_logits(self.feed(ids, lengths + self.active, all_active=True).hidden)
         ids, before = self.unfed(last=0)
         index = before[:, None] + counting(r, ids.device)
         ids = F.pad(ids, (0, r)).scatter(1, index, draft)

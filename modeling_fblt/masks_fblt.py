@@ -7,6 +7,11 @@ one rule serves a dense square, tiles of a long row, a cached chunk and a compil
 
 import torch
 
+from .counting_fblt import constant, counting
+
+# Masks of so few queries are kept, over so many keys beyond the window.
+_QUERIES, _MORE = 64, 256
+
 
 def causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor) -> torch.Tensor:
     """A query sees itself and what came before it in its document (global transformer; positions are patches)."""
@@ -16,6 +21,45 @@ def causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor)
 def windowed_causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor, window: int) -> torch.Tensor:
     """As [`causal`], within the `window` positions that end at the query: keys in `(query - window, query]`."""
     return causal(query, key, document_start) & (key > query - window)
+
+
+def within_document(key: torch.Tensor, document_start: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """What queries see of the keys that they see if all is one document, `seen`; None: of all keys."""
+    inside = key >= document_start
+    return inside if seen is None else inside & seen
+
+
+def last_keys(queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor | None:
+    """[`windowed_causal`] for the last `queries` of `keys` consecutive positions, documents aside: `[queries, keys]`.
+
+    None where every query sees every key.
+    """
+    if queries == 1 and keys <= window:
+        return None
+
+    def of(width: int) -> torch.Tensor:
+        key = counting(width, device)
+        query = key[width - queries :, None]
+        return (key <= query) & (key > query - window)
+
+    width = window + queries + _MORE
+    if queries > _QUERIES or keys > width:
+        return of(keys)
+    return constant(("last_keys", queries, window, device), lambda: of(width))[:, width - keys :]
+
+
+def block_after(size: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
+    """What a block of `size` positions sees of `keys` consecutive ones, of which it is the last, documents aside.
+
+    All of itself, and of the clean bytes before it those in the `window` that ends at each position: `[size, keys]`.
+    """
+
+    def make() -> torch.Tensor:
+        key = counting(window + size, device)
+        query = key[window:, None]
+        return block_to_clean(query, key, key[window], key[0], window) | (key >= key[window])
+
+    return constant(("block_after", size, window, device), make)[:, window + size - keys :]
 
 
 def block_to_clean(

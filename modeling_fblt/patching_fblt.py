@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_fblt import BYTE_OFFSET
-from .counting_fblt import counting
+from .counting_fblt import counting, scalar
 
 NO_POSITION = -1
 
@@ -22,17 +22,17 @@ class PatchingState:
 
     Attributes:
         position: row position of the chunk's first byte.
-        last_start: last position `<= position` that starts a patch, -1 before any byte.
+        last_start: last position `<= position` that starts a patch, so `position` itself if `first_is_start`.
         document_start: position at which the document of the chunk's first byte begins.
         first_is_start: whether the chunk's first byte starts a patch.
-        previous: ids of the two bytes before the chunk `[batch, 2]`, -1 where there are none.
+        previous: ids of the two bytes before the chunk `[batch, 2]`, -1 where there are none; for the mode `"space"`.
     """
 
     position: torch.Tensor
     last_start: torch.Tensor
     document_start: torch.Tensor
     first_is_start: torch.Tensor
-    previous: torch.Tensor
+    previous: torch.Tensor | None = None
 
     @classmethod
     def initial(cls, batch: int, device: torch.device) -> "PatchingState":
@@ -40,7 +40,7 @@ class PatchingState:
         zeros = torch.zeros(batch, dtype=torch.long, device=device)
         return cls(
             position=zeros,
-            last_start=zeros + NO_POSITION,
+            last_start=zeros,
             document_start=zeros,
             first_is_start=torch.ones(batch, dtype=torch.bool, device=device),
             previous=torch.full((batch, 2), NO_POSITION, dtype=torch.long, device=device),
@@ -92,20 +92,27 @@ def ends_of_documents(position_ids: torch.Tensor, lengths: torch.Tensor) -> torc
     return ends & (column + 1 < lengths[:, None])
 
 
-def document_starts(separator: torch.Tensor, position: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+def _nowhere(device: torch.device) -> torch.Tensor:
+    return scalar(NO_POSITION, torch.long, device)
+
+
+def document_starts(
+    separator: torch.Tensor, position: torch.Tensor, first: torch.Tensor, following: torch.Tensor | None = None
+) -> torch.Tensor:
     """Row position at which each position's document begins, next position included.
 
     Args:
         separator: `[batch, n]`, True where a byte ends its document.
         position: `[batch]`, row position of the first byte.
         first: `[batch]`, where the first byte's document begins.
+        following: `[batch, n]`, the positions after the bytes, where they are known.
 
     Returns:
         `[batch, n + 1]` positions.
     """
-    n = separator.shape[1]
-    following = position[:, None] + counting(n + 1, separator.device, start=1)
-    begins = torch.where(separator, following, NO_POSITION)
+    if following is None:
+        following = position[:, None] + counting(separator.shape[1] + 1, separator.device, start=1)
+    begins = torch.where(separator, following, _nowhere(separator.device))
     return torch.cat([first[:, None], begins], dim=1).cummax(dim=1).values
 
 
@@ -153,6 +160,7 @@ def patch_starts(
     document_start: torch.Tensor,
     max_patch_length: int | None,
     isolate_documents: bool,
+    positions: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Turns a mode's boundaries into patch starts.
 
@@ -161,20 +169,20 @@ def patch_starts(
     Args:
         boundaries: `[batch, n]`, see [`raw_boundaries`].
         document_start: `[batch, n + 1]`.
+        positions: `[batch, n + 1]`, row positions of the bytes and the next one, where they are known.
 
     Returns:
         `[batch, n + 1]` booleans: column `j` for row position `position + j`.
     """
     n = boundaries.shape[1]
-    positions = state.position[:, None] + counting(n + 1, boundaries.device)
-    starts = torch.cat([state.first_is_start[:, None], boundaries], dim=1)
-    origin = document_start if isolate_documents else torch.zeros_like(document_start)
+    if positions is None:
+        positions = state.position[:, None] + counting(n + 1, boundaries.device)
     # A document's first two positions start patches whatever the rule says.
-    starts[:, 1:] |= (positions - origin)[:, 1:] <= 1
+    origin = document_start[:, 1:] if isolate_documents else scalar(0, torch.long, boundaries.device)
+    starts = boundaries | (positions[:, :-1] <= origin)
     if max_patch_length is None:
-        return starts
+        return torch.cat([state.first_is_start[:, None], starts], dim=1)
     # A cut lies a multiple of the limit after the last uncut start, so no scan over bytes is needed.
-    uncut = torch.where(starts, positions, NO_POSITION)
-    uncut[:, 0] = torch.maximum(uncut[:, 0], state.last_start)
-    since = positions - uncut.cummax(dim=1).values
-    return starts | (since % max_patch_length == 0)
+    uncut = torch.where(starts, positions[:, 1:], _nowhere(starts.device))
+    uncut = torch.cat([state.last_start[:, None], uncut], dim=1).cummax(dim=1).values
+    return (positions - uncut) % max_patch_length == 0

@@ -12,7 +12,7 @@ from .counting_fblt import counting
 def _prefix_length(accepted: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Length of the leading run of True in `[batch, r]`, at most `lengths` `[batch]`."""
     position = counting(accepted.shape[1], accepted.device)
-    return (accepted & (position < lengths[:, None])).long().cumprod(dim=1).sum(dim=1)
+    return (accepted & (position < lengths[:, None])).cumprod(dim=1).sum(dim=1)  # counted as int64
 
 
 def confident_length(confidence: torch.Tensor, threshold: float | None) -> torch.Tensor:
@@ -31,6 +31,8 @@ def accept_greedy(draft: torch.Tensor, lengths: torch.Tensor, choice: torch.Tens
     Returns:
         `[batch]`, accepted bytes `a` in `0 .. lengths`; `choice[a]` is the byte that comes after them.
     """
+    if draft.shape[1] == 0:
+        return lengths
     return _prefix_length(draft == choice[:, :-1], lengths)
 
 

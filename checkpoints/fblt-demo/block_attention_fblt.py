@@ -116,7 +116,7 @@ class BlockAttentionContext:
         some.query_index = self._index(some.slot)
         return some
 
-    def attend(self, attention, query, key, value) -> Attended:
+    def attend(self, attention, query, key, value, both=None) -> Attended:
         clean, _ = self.clean.attend(attention, query, key, value)
         if self.shape[0] == 0:
             return clean, None

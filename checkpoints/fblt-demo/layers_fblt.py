@@ -1,5 +1,5 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""Building blocks with weights: norm, rotary, attention, feed-forward, cross-attention, hash n-gram embedding."""
+"""Building blocks with weights: norm, rotary, attention, feed-forward, cross-attention."""
 
 from collections.abc import Callable
 
@@ -7,33 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention_fblt import AttentionContext, share_heads
-from .counting_fblt import scalar
+from .counting_fblt import counted_from, scalar
 from .gather_fblt import take_columns
 from .joined_maps_fblt import LayerMatrices, without_gradient
 
 # cos, sin: [batch, length, head_dim]; or both as one complex number, [batch, length, head_dim / 2].
 Rotary = tuple[torch.Tensor, torch.Tensor] | torch.Tensor
-
-# BLT's hash primes, in its order: function f uses the f-th.
-HASH_PRIMES = (
-    1000000007,
-    5915587277,
-    1500450271,
-    3267000013,
-    5754853343,
-    4093082899,
-    9576890767,
-    3628273133,
-    2860486313,
-    5463458053,
-    3367900313,
-)
 
 
 def linear(fan_in: int, fan_out: int, scale: float = 1.0) -> nn.Linear:
@@ -133,6 +117,7 @@ class FBLTRotaryEmbedding(nn.Module):
         inv_freq, self.attention_scaling = init(config)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+        self.table = RotaryTable()
 
     def _apply(self, fn, recurse=True):
         # `model.to(torch.bfloat16)` must not round the frequencies, which loading in bfloat16 does not either.
@@ -145,11 +130,20 @@ class FBLTRotaryEmbedding(nn.Module):
         return config.rope_parameters["rope_theta"] ** -exponent, 1.0
 
     @torch.no_grad()
-    @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
         """`position_ids` `[batch, length]` -> cos, sin `[batch, length, head_dim]` in the dtype of `x`; without a
-        gradient and where `x` is wide enough, one complex number for both.
+        gradient and where `x` is wide enough, one complex number for both. Batch is 1 where all rows have the same.
         """
+        first, length = counted_from(position_ids), position_ids.shape[1]
+        if first is not None and first + length <= self.max_seq_len_cached and without_gradient(x):
+            known = self.table.of(self, x, first + length)
+            if known is not None:
+                return _each(known, lambda part: part[:, first : first + length])
+        return self.at(x, position_ids)
+
+    @dynamic_rope_update
+    def at(self, x: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+        """[`forward`], computed."""
         # Angles in float32 at least: bfloat16 cannot tell neighbouring positions apart beyond 256.
         dtype = x.dtype if x.dtype.itemsize >= torch.float32.itemsize else torch.float32
         angles = position_ids[..., None] * self.inv_freq.to(dtype)
@@ -163,6 +157,37 @@ class FBLTRotaryEmbedding(nn.Module):
         return as_computed(cos.flatten(-2).to(x.dtype)), as_computed(sin.flatten(-2).to(x.dtype))
 
 
+class RotaryTable:
+    """What [`FBLTRotaryEmbedding`] gives for the first positions, computed once. A copied or pickled model starts
+    without it.
+    """
+
+    FEWEST = 1024
+
+    def __init__(self):
+        self.made: tuple | None = None  # the frequencies and the dtype it is for; positions; the table
+
+    def __reduce__(self):
+        return RotaryTable, ()
+
+    def of(self, rotary: FBLTRotaryEmbedding, x: torch.Tensor, end: int) -> Rotary | None:
+        """The table, with at least `end` positions, for states like `x`. None where frequencies cannot be told from
+        others.
+        """
+        frequencies = rotary.inv_freq
+        if type(frequencies) is not torch.Tensor or frequencies.is_inference():
+            return None
+        made = self.made
+        key = frequencies.data_ptr(), frequencies._version, rotary.attention_scaling, x.dtype, x.device
+        if made is None or made[0] != key or made[1] < end:
+            most = min(max(self.FEWEST, 2 * end), rotary.max_seq_len_cached)
+            with torch.inference_mode(False), torch.no_grad():
+                # No part of the numbers kept: they would be looked up here.
+                table = rotary.at(x.new_empty(0), torch.arange(most, device=x.device)[None])
+            self.made = made = key, most, table
+        return made[2]
+
+
 def rotate(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Rotates interleaved pairs. `x`: `[batch, heads, length, head_dim]`."""
     if isinstance(rotary, torch.Tensor):
@@ -172,11 +197,13 @@ def rotate(x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     return torch.addcmul(x * cos, swapped, sin)
 
 
+def _each(rotary: Rotary, change: Callable[[torch.Tensor], torch.Tensor]) -> Rotary:
+    return change(rotary) if isinstance(rotary, torch.Tensor) else tuple(change(part) for part in rotary)
+
+
 def _take_positions(rotary: Rotary, asked: torch.Tensor) -> Rotary:
     """Those of the positions `asked` `[batch, queries]`."""
-    if isinstance(rotary, torch.Tensor):
-        return take_columns(rotary, asked)
-    return tuple(take_columns(part, asked) for part in rotary)
+    return _each(rotary, lambda part: take_columns(part.expand(len(asked), *part.shape[1:]), asked))
 
 
 def eager_attention_forward(
@@ -307,7 +334,8 @@ class FBLTLayer(GradientCheckpointingLayer):
             torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rotary[:, None])
         else:
             turned.copy_(rotate(turned, rotary))
-        output, weights = context.attend(attention, *heads.split(attention.heads, dim=1))
+        both = heads[:, attention.heads[0] :]
+        output, weights = context.attend(attention, *heads.split(attention.heads, dim=1), both)
         hidden = torch.addmm(hidden, output.reshape(batch * length, -1), back)
         gate, up = torch.mm(self.feed_forward_norm(hidden), gate_up).chunk(2, dim=-1)
         hidden = torch.addmm(hidden, F.silu(gate) * up, down)
@@ -370,17 +398,17 @@ class FBLTPooling(FBLTCrossAttention):
         # A softmax over the bytes of each patch, by segments: linear in bytes however long a patch is.
         own = take_columns(query, patch.clamp(max=patches - 1))  # [batch, length, k, heads, head_dim]
         scores = (own * key[:, :, None]).sum(-1)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = scores if scores.dtype.itemsize >= torch.float32.itemsize else scores.float()
         index = patch[:, :, None, None].expand_as(scores)
-        highest = scores.new_zeros(batch, patches + 1, k, self.num_heads)
-        highest = highest.scatter_reduce(1, index, scores.detach(), "amax", include_self=False)
+        nothing = scalar(0.0, scores.dtype, scores.device).expand(batch, patches + 1, k, self.num_heads)
+        highest = nothing.scatter_reduce(1, index, scores.detach(), "amax", include_self=False)
         weights = (scores - highest.gather(1, index)).exp()
-        total = torch.zeros_like(highest).scatter_add(1, index, weights)
+        total = nothing.scatter_add(1, index, weights)
         weights = (weights / total.gather(1, index)).to(value.dtype)
         weighted = (weights[..., None] * value[:, :, None]).flatten(2)  # [batch, length, k * width]
-        pooled = weighted.new_zeros(batch, patches + 1, weighted.shape[-1])
+        pooled = scalar(0.0, weighted.dtype, weighted.device).expand(batch, patches + 1, weighted.shape[-1])
         pooled = pooled.scatter_add(1, patch[:, :, None].expand_as(weighted), weighted)[:, :patches]
-        return 2 * slots + self.project(self.o_proj, pooled.unflatten(-1, (k, -1)))
+        return torch.add(self.project(self.o_proj, pooled.unflatten(-1, (k, -1))), slots, alpha=2)
 
 
 class FBLTLatentReading(FBLTCrossAttention):
@@ -421,67 +449,3 @@ class FBLTLatentReading(FBLTCrossAttention):
         weights = torch.softmax((query[:, :, None] * key).sum(-1), dim=2)  # [batch, length, k, heads]
         attended = (weights[..., None] * value).sum(2)
         return torch.add(self.o_proj(attended.flatten(2)), hidden, alpha=2)
-
-
-def hash_ngrams(
-    ids: torch.Tensor, reach: torch.Tensor, sizes: list[int], primes: torch.Tensor, rows: int
-) -> torch.Tensor:
-    """Rows of the hash tables for the n-grams that end at each byte (BLT's rolling polynomial hash).
-
-    Args:
-        ids: `[batch, context + length]`; `context = max(sizes) - 1` ids before the first byte asked for.
-        reach: `[batch, length]`, how many bytes back an n-gram may look; what lies farther counts as id 0.
-        sizes: n-gram lengths.
-        primes: `[functions]`, of each hash function: BLT's first ones, see [`HASH_PRIMES`].
-        rows: rows of each table.
-
-    Returns:
-        `[batch, length, functions * len(sizes)]` indices into the tables laid end to end, functions outermost.
-    """
-    context = max(sizes) - 1
-    length = ids.shape[1] - context
-    back = [ids[:, context - j : context - j + length].masked_fill(reach < j, 0) for j in range(context + 1)]
-    functions = len(primes)
-    # The oldest id stands times prime^0, so a longer n-gram is its oldest id plus prime times the shorter one. int64
-    # wraps around, as BLT's does.
-    value, by_size = back[0][..., None].expand(-1, -1, functions), {}
-    for size in range(2, context + 2):
-        value = back[size - 1][..., None] + value * primes
-        by_size[size] = value
-    by_size[1] = back[0][..., None].expand(-1, -1, functions)
-    values = torch.stack([by_size[size] for size in sizes], dim=-1)  # [batch, length, functions, sizes]
-    table = torch.arange(functions * len(sizes), device=ids.device) * rows
-    return values.remainder(rows).flatten(2) + table
-
-
-class FBLTHashTable(nn.Embedding):
-    """Tables laid end to end in one weight. A module of its own: where weights are offloaded, a module's are brought
-    when it is called.
-    """
-
-    def forward(self, index: torch.Tensor) -> torch.Tensor:
-        """`[batch, length, n]` rows -> their sums `[batch, length, width]`."""
-        return F.embedding_bag(index.flatten(0, 1), self.weight, mode="sum").view(*index.shape[:2], -1)
-
-
-class FBLTHashEmbedding(nn.Module):
-    """Sum of the embeddings of the hashed n-grams that end at a byte; all tables lie in one weight."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.sizes = config.hash_ngram_sizes
-        self.rows = config.hash_vocab_size
-        self.context = max(self.sizes) - 1
-        self.table = FBLTHashTable(len(self.sizes) * config.hash_functions * self.rows, config.hidden_size)
-        self.table.init_std = config.hidden_size**-0.5
-        # A buffer, so that no call copies it to the device.
-        self.register_buffer("primes", torch.empty(config.hash_functions, dtype=torch.long), persistent=False)
-        self.fill_primes()
-
-    def fill_primes(self) -> None:
-        """Sets the primes, which are not saved; loading asks for it again."""
-        init.copy_(self.primes, torch.tensor(HASH_PRIMES[: len(self.primes)]))
-
-    def forward(self, ids: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
-        """Ids `[batch, context + length]`, see [`hash_ngrams`] -> `[batch, length, width]`."""
-        return self.table(hash_ngrams(ids, reach, self.sizes, self.primes, self.rows))

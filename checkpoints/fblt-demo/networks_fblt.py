@@ -22,9 +22,9 @@ from .configuration_fblt import (
     FBLTGlobalConfig,
     FBLTPatcherConfig,
 )
-from .counting_fblt import counting
+from .counting_fblt import counting, scalar
+from .hash_embedding_fblt import FBLTHashEmbedding
 from .layers_fblt import (
-    FBLTHashEmbedding,
     FBLTLatentReading,
     FBLTLayer,
     FBLTPooling,
@@ -35,7 +35,7 @@ from .layers_fblt import (
     linear,
 )
 from .loading_fblt import check_loaded
-from .masks_fblt import windowed_causal
+from .masks_fblt import last_keys, windowed_causal, within_document
 
 if TYPE_CHECKING:
     from .recorder_fblt import DecoderRecorder
@@ -88,7 +88,7 @@ class FBLTPreTrainedModel(PreTrainedModel):
         elif std is not None:
             init.trunc_normal_(module.weight, mean=0.0, std=std, a=-3 * std, b=3 * std)
         if isinstance(module, FBLTHashEmbedding):
-            module.fill_primes()
+            module.fill_constants()
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -121,11 +121,14 @@ def local_context(config, stores, chunk: Chunk) -> AttentionContext:
 
 def _square(chunk: Chunk, window: int) -> tuple[SquareContext, tuple[int, int] | None]:
     """The mask of a window, and the cache's columns that it is about. Networks with equal windows share it."""
-    n, cache = chunk.ids.shape[1], chunk.cache
-    document = chunk.document_start[:, :n]
+    n, cache, device = chunk.ids.shape[1], chunk.cache, chunk.ids.device
+    document = chunk.document_start[:, :n, None]
     span = None if cache is None or cache.max_column == 0 else cache.span(window, n)
-    keys = counting(n, chunk.ids.device) if span is None else cache.positions(span)[:, None]
-    return SquareContext(windowed_causal(chunk.positions[:, :, None], keys, document[:, :, None], window)), span
+    key = counting(n, device) if span is None else cache.positions(span)[:, None]
+    if cache is not None and not cache.same_column:
+        return SquareContext(windowed_causal(chunk.positions[:, :, None], key, document, window)), span
+    # All rows' bytes stand in the last columns: only documents are to be compared.
+    return SquareContext(within_document(key, document, last_keys(n, key.shape[-1], window, device))), span
 
 
 class FBLTPatcher(FBLTPreTrainedModel):
@@ -229,7 +232,7 @@ class FBLTEncoder(FBLTPreTrainedModel):
         by_layer = states.split(self.config.hidden_size, dim=-1)
         first = by_layer[0]
         index = patch[..., None].expand_as(first)
-        pooled = first.new_zeros(first.shape[0], patches + 1, first.shape[2])
+        pooled = scalar(0.0, first.dtype, first.device).expand(first.shape[0], patches + 1, first.shape[2])
         pooled = pooled.scatter_reduce(1, index, first, "amax", include_self=False)[:, :patches]
         slots = self.slot_projection(pooled).unflatten(-1, (self.cross_attn_k, -1))
         for pooling, layer_states in zip([*self.earlier_poolings, self.pooling], by_layer, strict=True):

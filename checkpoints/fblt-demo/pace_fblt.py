@@ -104,7 +104,7 @@ class FixedPace:
         lengths = torch.full_like(ready, self.longest, dtype=torch.long)
         return Plan(self.passes, lengths, looked_up, self.longest)
 
-    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, copied: torch.Tensor) -> None:
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, copied: torch.Tensor | None) -> None:
         pass
 
     def select(self, rows: torch.Tensor) -> None:
@@ -160,11 +160,14 @@ class Pace:
             plan.looked_up = torch.where((worth >= earned[self.used]) | (turn % EVERY == 0), looked_up, 0)
         return plan
 
-    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, copied: torch.Tensor) -> None:
-        """Takes in a round: `[batch]` bytes drafted and accepted, and which rows were looked up.
+    def observe(self, drafted: torch.Tensor, accepted: torch.Tensor, copied: torch.Tensor | None) -> None:
+        """Takes in a round: `[batch]` bytes drafted and accepted, and which rows were looked up; None for no row.
 
         Each row ends with one rejection at most; rows without a draft say nothing.
         """
+        if self.round == 0:
+            return
+        copied = torch.zeros_like(drafted, dtype=torch.bool) if copied is None else copied
         way = torch.where(copied, self.accepted.shape[1] - 1, self.used)[:, None]
         drew = (drafted > 0)[:, None]
         for evidence, new in ((self.accepted, accepted), (self.rejected, accepted < drafted)):

@@ -10,7 +10,7 @@ import torch
 from transformers.generation import StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
-from .counting_fblt import counting
+from .counting_fblt import counting, scalar
 from .generation_state_fblt import GenerationState
 
 # A row that is so many bytes ahead of what was offered waits for the others. A cache can take back more than that.
@@ -27,10 +27,10 @@ def cut_at_stop(
     stopped = length >= room
     length = torch.minimum(length, room)
     if eos is not None:
-        position = counting(new.shape[1], new.device)
-        found = torch.isin(new, eos.to(new.device)) & (position < length[:, None])
-        until = torch.where(found, position + 1, new.shape[1] + 1).amin(1)
-        stopped = stopped | found.any(1)
+        r = new.shape[1]
+        until = counting(r + 1, new.device, start=1)
+        until = torch.where(torch.isin(new, eos.to(new.device)), until, scalar(r + 1, torch.long, new.device)).amin(1)
+        stopped = stopped | (until <= length)
         length = torch.minimum(length, until)
     return length, stopped
 
@@ -53,11 +53,9 @@ class Criteria:
     def out_of_time(self, state: GenerationState) -> bool:
         return any(bool(c(state.text, None).any()) for c in self.clocks)
 
-    def may_go_on(self, written: torch.Tensor) -> torch.Tensor:
-        """Which rows, of `[batch]` new bytes, are not too far ahead."""
-        if not self.others:
-            return torch.ones_like(written, dtype=torch.bool)
-        return written < self.offered + LEAD
+    def active(self, state: GenerationState, ended: torch.Tensor) -> torch.Tensor:
+        """`[batch]`, rows that go on: those that have not ended and are not too far ahead."""
+        return ~ended & (state.written < self.offered + LEAD) if self.others else ~ended
 
     def offer(self, state: GenerationState, ended: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Offers the bytes that all rows have.

@@ -1,11 +1,12 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """The four decodings as drafters: each continues the known bytes with a draft."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from .counting_fblt import counting
+from .counting_fblt import counting, scalar
 from .draft_costs_fblt import DraftCosts, measured_costs
 from .forward_steps_fblt import Block, draft_block, draft_bytes
 from .gather_fblt import take_columns
@@ -21,7 +22,7 @@ from .verification_fblt import confident_length
 
 
 def no_draft(state: GenerationState) -> Draft:
-    return Draft(state.text[:, :0], torch.zeros_like(state.known))
+    return Draft(state.text[:, :0], counting(1, state.known.device).expand_as(state.known))
 
 
 class VerifiedDrafter:
@@ -41,44 +42,48 @@ class VerifiedDrafter:
         self.copied: torch.Tensor | None = None
 
     def draft(self, state: GenerationState) -> Draft:
-        # Only the first round can find bytes that are not fed: the prompt's.
-        ready = (state.pending == 0) & (state.cache.lengths > 0) & state.active
-        if state.round == 0 and not bool(ready.any()):
-            return no_draft(state)
+        ready = state.active
+        if state.round == 0:  # alone in finding bytes that are not fed: the prompt's
+            ready = (state.pending == 0) & (state.cache.lengths > 0) & ready
+            if not bool(ready.any()):
+                return no_draft(state)
         plan = self.pace.plan(ready)
-        room = torch.where(ready, state.limit - state.known - 1, 0)
-        where, copied = self._look_up(state, plan)
-        copied = torch.minimum(copied, room)
-        self.copied = copied > 0
-        own = torch.where(self.copied, 0, torch.minimum(plan.lengths, room))
-        if plan.longest is not None and plan.looked_up is None:
-            r, longest_copy = min(plan.longest, state.room - 1), 0
+        room = torch.where(ready, state.limit - state.known - 1, counting(1, ready.device))
+        own, copied, self.copied = torch.minimum(plan.lengths, room), None, None
+        if plan.looked_up is not None:
+            where, copied = self._look_up(state, plan.looked_up)
+            copied = torch.minimum(copied, room)
+            self.copied = copied > 0
+            own = torch.where(self.copied, 0, own)
+        longest_copy = 0
+        if plan.longest is not None and copied is None:
+            r = min(plan.longest, state.room - 1)
+        elif copied is None:
+            r = int(own.max())  # waits for the device
         else:
-            r, longest_copy = torch.stack([own.max(), copied.max()]).tolist()  # waits for the device
+            r, longest_copy = torch.stack([own.max(), copied.max()]).tolist()
         draft = self._own_draft(state, plan, own, r) if r > 0 else no_draft(state)
         if longest_copy > 0:
             text, known = state.fed_text()
             draft = with_copies(draft, copy_from(text, where, known, longest_copy), copied)
         return draft
 
-    def _look_up(self, state: GenerationState, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where to copy each row's draft from, and how many bytes: 0 where nothing matches."""
-        if plan.looked_up is None:
-            return state.known, torch.zeros_like(state.known)
+    def _look_up(self, state: GenerationState, looked_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where to copy each row's draft from, and how many bytes, `looked_up` `[batch]`: 0 where nothing matches."""
         longest = self.settings.max_matching_ngram_size
         where, matched = longest_match(*state.fed_text(), longest)
-        return where, torch.where(matched >= min(SHORTEST_MATCH, longest), plan.looked_up, 0)
+        return where, torch.where(matched >= min(SHORTEST_MATCH, longest), looked_up, 0)
 
     def _own_draft(self, state: GenerationState, plan: Plan, lengths: torch.Tensor, r: int) -> Draft:
         """A draft of at most `lengths` `[batch]` bytes, `r` in the longest row, for rows that are not looked up."""
         everyone = state.active
-        if plan.looked_up is not None:
+        if self.copied is not None:
             state.active = everyone & ~self.copied
         draft = self.compose(state, r, plan.passes)
         if self.settings.paper_passes:
             # The forced boundary was for this draft only.
             state.unfeed()
-        draft.lengths = torch.minimum(draft.lengths.clamp(max=r), lengths)
+        draft.lengths = torch.minimum(draft.lengths, lengths)
         if plan.passes:
             draft = refine(state, draft.cut(r), plan.passes, self.settings.draft_confidence)
         state.active = everyone
@@ -90,8 +95,7 @@ class VerifiedDrafter:
 
     def observe(self, drafted: torch.Tensor, accepted: torch.Tensor) -> None:
         """Takes in a round's `[batch]` bytes, drafted and accepted."""
-        if self.copied is not None:
-            self.pace.observe(drafted, accepted, self.copied)
+        self.pace.observe(drafted, accepted, self.copied)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps what is known of the rows with these indices."""
@@ -153,13 +157,25 @@ class BlockFiller:
     confidence or entropy fills positions in any order, so it takes the block's own logits.
     """
 
-    def __init__(self, settings: DecodingSettings, closes_patch: bool):
-        self.settings, self.closes_patch = settings, closes_patch
+    def __init__(self, settings: DecodingSettings, closes_patch: bool, verified: bool):
+        self.settings, self.closes_patch, self.verified = settings, closes_patch, verified
 
-    def place(self, state: GenerationState, end: torch.Tensor, begins: torch.Tensor) -> Block:
-        """The block to fill; see `place_block` of [`feed`] for `end` and `begins`, both `[batch]`."""
-        size, known = self.settings.block_width(state.lm.config), state.known
-        anchor = torch.where(known - begins < size, begins, end) if self.settings.block_anchor == "patch" else end
+    def _known(self, state: GenerationState) -> int | None:
+        """How many known bytes all blocks of active rows begin with, where that is clear without asking the device."""
+        if self.settings.block_anchor == "byte" and (self.closes_patch or state.round > 0):
+            return 0 if self.closes_patch else 1
+        return None
+
+    def place(self, state: GenerationState, end: torch.Tensor, begins: Callable[[], torch.Tensor]) -> Block:
+        """The block to fill; see `place_block` of [`feed`] for `end` and `begins`."""
+        size, known, given = self.settings.block_width(state.lm.config), state.known, self._known(state)
+        if given is not None:
+            masks = scalar(state.lm.config.mask_token_id, torch.long, known.device).expand(len(known), size - given)
+            return Block(torch.cat([state.carried(), masks], dim=1) if given else masks, end)
+        anchor = end
+        if self.settings.block_anchor == "patch":
+            patch = begins()
+            anchor = torch.where(known - patch < size, patch, end)
         position = anchor[:, None] + counting(size, end.device)
         ids = state.text.gather(1, position.clamp(max=state.text.shape[1] - 1))
         return Block(ids.masked_fill(position >= known[:, None], state.lm.config.mask_token_id), anchor)
@@ -172,26 +188,28 @@ class BlockFiller:
             keeps_noise: each position is drawn with one noise, whatever the step, and the draft has it for passes.
         """
         lm, cache, mask_id = state.lm, state.cache, state.lm.config.mask_token_id
-        # The carried byte stands in the block, unless a boundary is forced after it, or nothing comes before it.
-        last = torch.zeros_like(state.known) if self.closes_patch else (state.known > 1).long()
 
-        def place(end: torch.Tensor, begins: torch.Tensor) -> Block:
+        def place(end: torch.Tensor, begins: Callable[[], torch.Tensor]) -> Block:
             return self.place(state, end, begins)
 
         if feeds:
+            # The carried byte stands in the block, unless a boundary is forced after it, or nothing comes before it.
+            last = torch.zeros_like(state.known) if self.closes_patch else (state.known > 1).long()
             ids, lengths = state.unfed(last)
             fed = state.feed(ids, lengths, place_block=place, close_patch=self.closes_patch)
             block, hidden = fed.block, fed.block_hidden
         else:
-            block = place(cache.lengths, cache.open_start())
+            block = place(cache.lengths, cache.open_start)
             hidden = draft_block(lm.model, block, cache)
             state.count(decoder_nfe=1)
         given = state.known - block.anchor  # known bytes in the block
         noise = noise_in_block = None
         in_order = self.settings.unmasking in IN_ORDER
         utf8 = self._allowed_first(state)
-        record = {name: None for name in state.record}
-        proposals = confidence = dead = None
+        record = {name: None for name in state.record if not self.verified}
+        sampled = in_order and state.choose.do_sample
+        judged = self.settings.unmasking != "one_step" or self.settings.draft_confidence is not None
+        proposals = confidence = dead = probabilities = None
         for _ in range(block.ids.shape[1]):  # every step fills in one position of a row at least
             masked = block.ids == mask_id
             logits = scores = lm.byte_logits(hidden)
@@ -211,15 +229,18 @@ class BlockFiller:
                 if ruled_out is not None:
                     scores = scores.masked_fill(ruled_out, -torch.inf)  # a processor may have brought it back
                 byte = state.choose.pick(scores, noise_in_block)
-            probabilities = torch.softmax(state.choose.choosable(scores).float(), dim=-1)
+            if sampled or judged:
+                probabilities = torch.softmax(state.choose.choosable(scores).float(), dim=-1)
             now = self._unmask(probabilities, masked)
             block.ids = torch.where(now, byte, block.ids)
             # In order, a byte is drawn from a distribution that only the bytes before it decide. In any other, what led
             # to it is forgotten.
-            if in_order and state.choose.do_sample:
+            if sampled:
                 proposals = _where(now[..., None], probabilities, proposals)
-            confidence = _where(now, probabilities.amax(-1), confidence)
-            dead = _where(now, dead_ends(scores), dead)
+            if judged:
+                confidence = _where(now, probabilities.amax(-1), confidence)
+            if not self.verified:
+                dead = _where(now, dead_ends(scores), dead)
             record = {
                 name: _where(now[..., None], scores if name == "scores" else logits, record[name]) for name in record
             }
@@ -258,31 +279,37 @@ class BlockFiller:
         """
         if not state.choose.processors:
             return []
-        if self.settings.block_anchor == "byte" and (self.closes_patch or state.round > 0):
-            return [0 if self.closes_patch else 1]
-        return (state.known - block.anchor).unique().tolist()
+        known = self._known(state)
+        return (state.known - block.anchor).unique().tolist() if known is None else [known]
 
     def _after_known(
         self, state: GenerationState, block: Block, given, proposals, confidence, record, noise, dead
     ) -> Draft:
         """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
-        size = block.ids.shape[1]
-        index = (given[:, None] + counting(size, given.device)).clamp(max=size - 1)
+        size, known = block.ids.shape[1], self._known(state)
+        if known is None:
+            index = (given[:, None] + counting(size, given.device)).clamp(max=size - 1)
+            lengths = size - given
+        else:
+            lengths = scalar(size - known, torch.long, given.device).expand_as(given)
 
         def moved(values: torch.Tensor) -> torch.Tensor:
-            return take_columns(values, index)
+            if known is None:
+                return take_columns(values, index)
+            return torch.cat([values[:, known:], *[values[:, -1:]] * known], dim=1) if known else values
 
-        lengths = torch.minimum(size - given, confident_length(moved(confidence), self.settings.draft_confidence))
+        if confidence is not None:
+            lengths = torch.minimum(lengths, confident_length(moved(confidence), self.settings.draft_confidence))
         return Draft(
             moved(block.ids),
             lengths,
             None if proposals is None else moved(proposals),
             {name: moved(values) for name, values in record.items()},
             noise,
-            moved(dead),
+            None if dead is None else moved(dead),
         )
 
-    def _unmask(self, probabilities: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    def _unmask(self, probabilities: torch.Tensor | None, masked: torch.Tensor) -> torch.Tensor:
         """Positions to unmask now, `[batch, block_size]`."""
         if self.settings.unmasking == "confidence":
             return by_confidence(probabilities.amax(-1), masked, self.settings.confidence_threshold)
@@ -317,9 +344,9 @@ class VerifiedBlockDrafter(VerifiedDrafter):
     def compose(self, state: GenerationState, r: int, passes: int) -> Draft:
         settings, paper = self.settings, self.settings.paper_passes
         if not passes:
-            return BlockFiller(settings, closes_patch=paper).fill(state, feeds=paper)
+            return BlockFiller(settings, closes_patch=paper, verified=True).fill(state, feeds=paper)
         # How sure a byte is, is for the last pass to say.
-        filler = BlockFiller(replace(settings, draft_confidence=None), closes_patch=paper)
+        filler = BlockFiller(replace(settings, draft_confidence=None), closes_patch=paper, verified=True)
         if settings.unmasking in IN_ORDER:
             return filler.fill(state, feeds=paper, keeps_noise=True)
         # In any other order, a byte hangs on noise of later positions, which verification must find unused.
@@ -340,7 +367,7 @@ class BlockDrafter:
 
     def draft(self, state: GenerationState) -> Draft:
         passes = self.settings.refine_steps
-        filler = BlockFiller(self.settings, self.settings.close_patch)
+        filler = BlockFiller(self.settings, self.settings.close_patch, verified=False)
         draft = filler.fill(state, feeds=True, keeps_noise=passes > 0)
         if self.settings.close_patch:
             state.unfeed()

@@ -7,6 +7,7 @@ overwrites them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from .attention_fblt import CachedContext, SquareContext
 from .cache_fblt import FBLTCache
 from .chunk_fblt import CHUNK_BYTES, Chunk, cut
 from .counting_fblt import counting
-from .masks_fblt import block_to_block, block_to_clean, windowed_causal
+from .masks_fblt import block_after, block_to_clean, last_keys, windowed_causal, within_document
 from .recorder_fblt import DecoderRecorder
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def feed(
     cache: FBLTCache | None,
     patch_starts: torch.Tensor | None = None,
     recorder: DecoderRecorder | None = None,
-    place_block: Callable[[torch.Tensor, torch.Tensor], Block] | None = None,
+    place_block: Callable[[torch.Tensor, Callable[[], torch.Tensor]], Block] | None = None,
     close_patch: bool = False,
     document_ends: torch.Tensor | None = None,
 ) -> Fed:
@@ -71,38 +72,40 @@ def feed(
         cache: the KV cache; without one, rows begin with these bytes.
         patch_starts: `[batch, n + 1]`, to use instead of the patcher's.
         recorder: what the decoder shows its layers' states and weights; all bytes are one chunk then.
-        place_block: makes a block that shares the decoder's call. It is given, both `[batch]`, the position after the
-            fed bytes and the position where their open patch begins, or a document inside it.
+        place_block: makes a block that shares the decoder's call. It is given the position after the fed bytes,
+            `[batch]`, and what gives the position where their open patch begins, or a document inside it, `[batch]`.
         close_patch: end the last patch with the bytes, whatever the patcher says. Such bytes are to be taken back:
             what follows decides where their patches really end.
         document_ends: `[batch, n]`, bytes that end a document beside `</s>`; without a cache only.
     """
     block = block_hidden = None
-    hidden, completed = [], torch.zeros_like(lengths)
+    hidden, completed = [], []
     size = ids.shape[1] if cache is None or recorder is not None else CHUNK_BYTES
-    for columns, length, ends, last in cut(ids, lengths, size):
+    for columns, length, last in cut(ids, lengths, size):
         chunk = model.begin_chunk(ids[:, columns], length, cache, document_ends)
         given = None if patch_starts is None else patch_starts[:, columns.start : columns.stop + 1]
-        model.segment(chunk, given, close_patch=ends if close_patch else None)
+        model.segment(chunk, given, close_patch=lengths <= columns.stop if close_patch else None)
         states = model.encode(chunk)
         latents = model.compress(chunk, states)
         if place_block is not None and last:
             end = chunk.position + chunk.lengths
-            block = place_block(end, cache.open_start(end))
+            block = place_block(end, partial(cache.open_start, end))
             both = _decode_with_block(model, cache, block, chunk, states, latents)
             hidden.append(both[:, : chunk.ids.shape[1]])
             block_hidden = both[:, chunk.ids.shape[1] :]
         else:
             hidden.append(model.decode(chunk, states, latents, recorder))
-        completed = completed + chunk.completed()
+        completed.append(chunk.completed())
         if cache is not None:
             cache.extend(chunk)
     if not hidden:  # nothing to feed
         if place_block is not None:
-            block = place_block(cache.lengths, cache.open_start())
+            block = place_block(cache.lengths, cache.open_start)
             block_hidden = draft_block(model, block, cache)
-        return Fed(torch.zeros(len(ids), 0, 1, device=ids.device), completed, block, block_hidden)
-    return Fed(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=1), completed, block, block_hidden)
+        return Fed(torch.zeros(len(ids), 0, 1, device=ids.device), torch.zeros_like(lengths), block, block_hidden)
+    if len(hidden) > 1:
+        hidden, completed = [torch.cat(hidden, dim=1)], [torch.stack(completed).sum(0)]
+    return Fed(hidden[0], completed[0], block, block_hidden)
 
 
 def draft_block(model: "FBLTModel", block: Block, cache: FBLTCache) -> torch.Tensor:
@@ -128,7 +131,7 @@ def _decode_with_block(
         n, end = 0, cache.lengths
         document = cache.here(cache.document_start)
         latents = cache.last_reads(decoder)
-        index = offsets.new_zeros(batch, block_size)
+        index = counting(1, anchor.device).expand(batch, block_size)
     else:
         n, end = chunk.ids.shape[1], chunk.position + chunk.lengths
         document = chunk.document_start.gather(1, chunk.lengths[:, None])[:, 0]
@@ -136,15 +139,20 @@ def _decode_with_block(
         clean_index = chunk.patch_index[:, 1:] - chunk.patch_index[:, :1]
         index = torch.cat([clean_index, chunk.completed()[:, None].expand(-1, block_size)], dim=1)
         index = index.clamp(max=latents.shape[1] - 1)
-    positions = anchor[:, None] + offsets  # [batch, block_size]
+    after_all = chunk is None and anchor is cache.lengths
+    positions = cache.following(0, block_size) if after_all else anchor[:, None] + offsets  # [batch, block_size]
 
     span = cache.span(window, n + block_size)
     key = cache.positions(span)[:, None]  # [batch, 1, keys]
     # Wherever the block begins, its keys are stored after the row's last byte, where later bytes overwrite them.
-    first = end[:, None, None]
-    own = (key >= first) & (key < first + block_size)
-    to_clean = block_to_clean(positions[..., None], key, anchor[:, None, None], document[:, None, None], window)
-    mask = to_clean | block_to_block(offsets.new_zeros(1), offsets.new_zeros(1), own)
+    if after_all and cache.same_column:
+        seen = block_after(block_size, key.shape[-1], window, key.device)
+        mask = within_document(key, document[:, None, None], seen)
+    else:
+        first = end[:, None, None]
+        own = (key >= first) & (key < first + block_size)
+        to_clean = block_to_clean(positions[..., None], key, anchor[:, None, None], document[:, None, None], window)
+        mask = to_clean | own
     writes = [(slice(n, n + block_size), cache.columns_from(end, block_size) if n else cache.place(0, block_size))]
     if chunk is not None:
         causal = windowed_causal(chunk.positions[..., None], key, chunk.document_start[:, :n, None], window)
@@ -175,14 +183,18 @@ def draft_bytes(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTC
 
     def context(stores, window: int) -> CachedContext:
         span = cache.span(window, offset + n)
-        mask = windowed_causal(positions[..., None], cache.positions(span)[:, None], document[:, None, None], window)
+        key, first = cache.positions(span)[:, None], document[:, None, None]
+        if cache.same_column:
+            mask = within_document(key, first, last_keys(n, key.shape[-1], window, key.device)).expand(-1, n, -1)
+        else:
+            mask = windowed_causal(positions[..., None], key, first, window)
         return CachedContext(stores, [(slice(None), column)], span[1], SquareContext(mask), span)
 
     states = None
     if config.decoder_config.input == "encoder":
         cache.ids.write(ids, column, cache.max_column + offset + n)
         hashing = model.encoder.hash_embedding
-        before = cache.ids_before(0 if hashing is None else hashing.context, cache.lengths + offset)
+        before = cache.ids_before(0 if hashing is None else hashing.context, offset)
         origin = document if config.isolate_documents else torch.zeros_like(document)
         reach = positions - origin[:, None]
         encoder_context = context(cache.encoder, config.encoder_config.sliding_window)

@@ -24,7 +24,7 @@ from .block_loss_fblt import (
 from .cache_fblt import FBLTCache
 from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_not_sharded
 from .configuration_fblt import FBLTConfig, FBLTDraftHeadConfig
-from .counting_fblt import counting
+from .counting_fblt import counting, one_of
 from .draft_head_fblt import FBLTDraftHead
 from .generation_config_fblt import FBLTGenerationConfig
 from .generation_fblt import FBLTGenerationMixin
@@ -167,7 +167,7 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
     def byte_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[..., width]` decoder states -> `[..., vocab]` logits; `<mask>` is never predicted."""
         logits = self.lm_head(hidden)
-        never = counting(logits.shape[-1], logits.device) == self.config.mask_token_id
+        never = one_of(self.config.mask_token_id, logits.shape[-1], logits.device)
         return logits.masked_fill(never, torch.finfo(logits.dtype).min)
 
     def forward(

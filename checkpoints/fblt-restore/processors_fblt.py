@@ -97,9 +97,14 @@ def without_mask(scores: torch.Tensor, mask_id: int) -> torch.Tensor:
     return scores.masked_fill(torch.arange(scores.shape[-1], device=scores.device) == mask_id, -torch.inf)
 
 
+def has_choice(scores: torch.Tensor) -> torch.Tensor:
+    """Where there is an id to choose: `[...]` of `[..., vocab]`."""
+    return scores.amax(-1) > torch.finfo(scores.dtype).min
+
+
 def dead_ends(scores: torch.Tensor) -> torch.Tensor:
     """Where no id is left to choose, or scores are NaN: `[...]` of `[..., vocab]`."""
-    return ~(scores.amax(-1) > torch.finfo(scores.dtype).min)
+    return ~has_choice(scores)
 
 
 def find_processor(processors, attribute: str):

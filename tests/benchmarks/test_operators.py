@@ -16,7 +16,7 @@ from tests.cli import succeed
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "fblt-demo"
 # Operators of an iteration of the bundled checkpoint, and waits: as measured, and a little above, since acceptance,
 # which decides how often the global transformer runs, may differ by a machine's rounding.
-CEILINGS = {"ar": (415, 5.4), "blt-s 8": (1250, 6.2), "blt-dv one-step": (720, 6.2)}
+CEILINGS = {"ar": (260, 4.5), "blt-s 8": (870, 4.5), "blt-dv one-step": (460, 4.5)}
 
 
 def counted(call) -> operators.Launches:

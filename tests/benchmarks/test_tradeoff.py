@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from sacrebleu import corpus_bleu
 
 from tests.cli import refusal, succeed
+from tests.thorough import long_run
 
 # --- scores ---
 
@@ -162,6 +163,7 @@ def write_data(folder) -> list[str]:
     return arguments
 
 
+@long_run
 @pytest.mark.slow
 def test_the_experiment_runs_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     arguments = [*write_data(tmp_path), "--quick", "--plot", "--work", str(tmp_path / "work")]

@@ -8,6 +8,8 @@ import pytest
 import torch
 from fblt.benchmarks import training
 
+from tests.thorough import long_run
+
 
 def test_patch_lengths_are_counted_from_the_starts():
     starts = torch.rand(5, 41, generator=torch.Generator().manual_seed(0)) < 0.3
@@ -49,6 +51,7 @@ def test_peak_memory_grows_with_what_is_held():
     assert after >= before and after >= held.nbytes
 
 
+@long_run
 @pytest.mark.slow
 def test_the_quick_run_measures_everything(tmp_path):
     output = tmp_path / "training.json"

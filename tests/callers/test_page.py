@@ -22,6 +22,7 @@ def test_every_row_names_a_test_that_is_there():
 def test_versions_are_those_that_are_pinned():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     packages = ("TRL", "PEFT", "torchao", "optimum-quanto", "bitsandbytes", "openai", "huggingface_hub")
+    packages += ("Gradio", "sentence-transformers")
     for row in rows():
         for name in packages:
             if row[0].startswith(name):

@@ -54,6 +54,12 @@ def test_the_command_draws_every_decoding(checkpoint, tmp_path):  # noqa: F811
     assert ElementTree.fromstring(drawn).tag.endswith("svg")
 
 
+def test_a_damaged_line_is_restored_greedily(checkpoint, tmp_path):  # noqa: F811
+    picture = tmp_path / "restoring.svg"
+    succeed(animation.main, "--model", checkpoint, "--text", "eine zeile", "--output", picture)
+    assert "eine zeile" in picture.read_text().replace("\u00a0", " ") and "greedy" in picture.read_text()
+
+
 @pytest.mark.parametrize("output", ["decodings.gif", "decodings"])
 def test_another_format_is_refused(output):
     assert "ends in .svg" in refusal(animation.main, "--model", "nowhere", "--output", output)

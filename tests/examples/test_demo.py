@@ -2,20 +2,21 @@
 
 import io
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.cells import cell_len
 from rich.console import Console
 
-from examples import demo
+from examples import demo, demo_table
 from examples.display import STYLES, PlainDisplay, RichDisplay, plain, recording_console, styled
 from fblt.drafts import DraftStreamer, Kind, classify, spans
+from fblt.restoring import prompt_of, room_for
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.cli import refusal, succeed
 
+WRITE = ["--part", "write", "--model"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 ESCAPES = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -63,7 +64,7 @@ def quiet(monkeypatch):
 
 def test_plain_output(checkpoint):
     prompts = ["--prompt", "def f():\n    return", "--prompt", "é", "--temperature", "0"]
-    output = succeed(demo.main, "--model", checkpoint, *prompts, "--max-new-bytes", "20")
+    output = succeed(demo.main, *WRITE, checkpoint, *prompts, "--max-new-bytes", "20")
     assert "busy" not in output
     assert not ESCAPES.search(output)
     assert max(map(cell_len, output.splitlines())) < 100
@@ -79,23 +80,37 @@ def test_plain_output(checkpoint):
 
 def test_text_is_sampled_from_a_seed_and_blt_d_comes_last(checkpoint):
     def written(*arguments: str) -> str:
-        output = succeed(demo.main, "--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "24", *arguments)
+        output = succeed(demo.main, *WRITE, checkpoint, "--prompt", "ab", "--max-new-bytes", "24", *arguments)
         assert output.index("ar: one") < output.index("blt-s: ") < output.index("blt-dv: ") < output.index("blt-d: ")
         return output[: output.index("bytes written")]
 
     first = written()
     assert first == written("--seed", "0", "--temperature", "0.7") != written("--seed", "1")
     assert first != written("--temperature", "0")
-    output = succeed(demo.main, "--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4")
+    output = succeed(demo.main, *WRITE, checkpoint, "--prompt", "ab", "--max-new-bytes", "4")
     assert "sampled at temperature 0.7 from seed 0" in " ".join(output.split())
     assert "same bytes as ar" not in output
+
+
+def test_lines_are_restored_before_text_is_written(checkpoint):
+    """Three built-in lines and the user's, in the room that a restoration may take, greedily."""
+    arguments = ["--restorer", checkpoint, "--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4"]
+    output = succeed(demo.main, *arguments, "--text", "eine zeile", "--decoding", "ar", "--decoding", "blt-s")
+    restored, written = output.split("=== Writing on from a prompt")
+    for line in (*demo.DAMAGED, "eine zeile"):
+        assert line in restored
+    assert "Text 4 of 4" in restored and "Text 1 of 1" in written
+    assert table_row(restored, "same bytes as ar") == ["-", "yes"]
+    room = sum(room_for(prompt_of(line).encode()) for line in (*demo.DAMAGED, "eine zeile"))
+    assert 0 < int(table_row(restored, "bytes written")[0]) <= room
+    assert table_row(written, "bytes written") == ["4", "4"]
 
 
 def test_threads_are_taken_and_a_busy_machine_is_told(checkpoint, monkeypatch):
     threads = []
     monkeypatch.setattr(demo.torch, "set_num_threads", threads.append)
     monkeypatch.setattr(demo.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decoding", "ar"]
+    arguments = [*WRITE, checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decoding", "ar"]
     assert "busy" not in succeed(demo.main, *arguments, "--threads", "1")
     assert threads == [1]
     monkeypatch.setattr(demo.os, "getloadavg", lambda: (1.7, 0.0, 0.0), raising=False)
@@ -107,7 +122,7 @@ def test_threads_are_taken_and_a_busy_machine_is_told(checkpoint, monkeypatch):
 
 
 def test_one_decoding_and_patches(checkpoint):
-    arguments = ["--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decoding", "blt-s"]
+    arguments = [*WRITE, checkpoint, "--prompt", "ab", "--max-new-bytes", "4", "--decoding", "blt-s"]
     output = succeed(demo.main, *arguments, "--show-patches", "--temperature", "0")
     assert "    |a" in output
     assert table_row(output, "same bytes as ar") == ["-"]
@@ -116,7 +131,7 @@ def test_one_decoding_and_patches(checkpoint):
 
 def test_checkpoint_without_blocks(tmp_path):
     plain = save_checkpoint(tmp_path, block_size=None)
-    output = succeed(demo.main, "--model", plain, "--prompt", "ab", "--max-new-bytes", "3")
+    output = succeed(demo.main, *WRITE, plain, "--prompt", "ab", "--max-new-bytes", "3")
     assert "Without blt-dv, blt-d" in output
     assert table_row(output, "bytes written") == ["3", "3"]
 
@@ -124,7 +139,7 @@ def test_checkpoint_without_blocks(tmp_path):
 def test_picture(checkpoint, tmp_path):
     picture = tmp_path / "demo.svg"
     arguments = [
-        "--model",
+        *WRITE,
         checkpoint,
         "--prompt",
         "ab",
@@ -143,7 +158,9 @@ def test_picture(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--model", "nowhere"], "`--model` is 'nowhere'"),
+        ([*WRITE, "nowhere"], "`--model` is 'nowhere'"),
+        (["--part", "restore", "--restorer", "nowhere"], "`--restorer` is 'nowhere'"),
+        (["--part", "sing"], "--part"),
         (["--max-new-bytes", "0"], "--max-new-bytes"),
         (["--decoding", "fast"], "--decoding"),
         (["--temperature", "-1"], "--temperature"),
@@ -267,8 +284,8 @@ def test_table_in_both_displays(capsys):
 
 
 def test_unequal_verified_decoding_is_explained():
-    tallies = {"ar": demo.Tally(written=[[5], [6]]), "blt-dv": demo.Tally(written=[[5], [7]])}
-    assert demo.compare(tallies["blt-dv"], tallies["ar"]) == "1 of 2"
+    tallies = {"ar": demo_table.Tally(written=[[5], [6]]), "blt-dv": demo_table.Tally(written=[[5], [7]])}
+    assert demo_table.compare(tallies["blt-dv"], tallies["ar"]) == "1 of 2"
     parameters = dict.fromkeys(("patcher", "encoder", "global", "decoder"), 1)
-    options = SimpleNamespace(temperature=0.0, seed=0)
-    assert demo.notes(tallies, parameters, options)[-1].startswith("blt-dv: a verified decoding can differ")
+    told = demo_table.notes(tallies, parameters, temperature=0.0, seed=0)
+    assert told[-1].startswith("blt-dv: a verified decoding can differ")

@@ -1,17 +1,19 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Layers, against the same arithmetic written out one position at a time."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_fblt.counting_fblt import counting
+from modeling_fblt.hash_embedding_fblt import HASH_PRIMES, hash_ngrams, ngram_powers
 from modeling_fblt.layers_fblt import (
-    HASH_PRIMES,
     FBLTLatentReading,
     FBLTPooling,
     FBLTRotaryEmbedding,
-    hash_ngrams,
     rotate,
 )
 from tests.modeling.tiny import tiny_config
@@ -39,13 +41,9 @@ def naive_hash(row: list[int], end: int, reach: int, size: int, prime: int, rows
 def test_hash_ngrams_equal_big_integers_wrapped_to_64_bits(row, sizes, functions, rows, data):
     reach = data.draw(st.lists(st.integers(0, 13), min_size=len(row), max_size=len(row)))
     ids = torch.tensor([[0] * (max(sizes) - 1) + row])
-    index = hash_ngrams(ids, torch.tensor([reach]), sizes, torch.tensor(HASH_PRIMES[:functions]), rows)
+    index = hash_ngrams(ids, torch.tensor([reach])[..., None], ngram_powers(sizes, functions), rows)
     expected = [
-        [
-            naive_hash(row, end, reach[end], size, prime, rows) + rows * (f * len(sizes) + s)
-            for f, prime in enumerate(HASH_PRIMES[:functions])
-            for s, size in enumerate(sizes)
-        ]
+        [naive_hash(row, end, reach[end], size, prime, rows) for prime in HASH_PRIMES[:functions] for size in sizes]
         for end in range(len(row))
     ]
     assert index[0].tolist() == expected
@@ -63,6 +61,23 @@ def test_rotary_turns_interleaved_pairs_by_the_position():
         torch.testing.assert_close(
             turned[..., 2 * pair : 2 * pair + 2], torch.view_as_real(expected), atol=1e-3, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_positions_known_on_the_host_are_looked_up_as_they_would_be_computed(dtype):
+    rotary, x = FBLTRotaryEmbedding(tiny_config().decoder_config), torch.empty(0, dtype=dtype)
+    longest = rotary.max_seq_len_cached
+    with torch.no_grad():
+        for first, end in ((0, 1), (5, 30), (1000, 1100), (longest - 3, longest), (longest - 1, longest + 4)):
+            known = counting(end, x.device, start=first).expand(3, -1)
+            pair = (rotary(x, positions) for positions in (known, known.clone()))
+            found, computed = (part if isinstance(part, tuple) else (part,) for part in pair)
+            for part, own in zip(found, computed, strict=True):
+                torch.testing.assert_close(part.expand_as(own), own, atol=0, rtol=0)
+        assert rotary.table.made is not None and deepcopy(rotary).table.made is None
+        rotary.inv_freq.mul_(2)
+        positions = counting(9, x.device)[None]
+        torch.testing.assert_close(rotary(x, positions), rotary(x, positions.clone()), atol=0, rtol=0)
 
 
 def naive_cross_attention(module, query: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

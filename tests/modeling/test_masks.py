@@ -6,7 +6,14 @@ import torch
 
 from modeling_fblt.attention_fblt import SHORTEST_TILE, SquareContext, TiledContext
 from modeling_fblt.block_attention_fblt import BlockAttentionContext, TrainingLayout, flex_block_attention
-from modeling_fblt.masks_fblt import training_layout, windowed_causal
+from modeling_fblt.masks_fblt import (
+    block_after,
+    block_to_clean,
+    last_keys,
+    training_layout,
+    windowed_causal,
+    within_document,
+)
 from modeling_fblt.networks_fblt import FBLTDecoder
 from tests.modeling.block_layouts import flat_square, random_document_starts, random_layout, training_square
 from tests.modeling.tiny import DECODER_WINDOW, tiny_config
@@ -48,6 +55,25 @@ def test_the_training_mask_is_the_one_drawn_by_hand():
     present = torch.tensor([[[True] * 3, [True, True, False], [True] * 3]])
     mask = training_square(12, torch.tensor([[2, 5, 9]]), present, document_start, window=4)
     assert torch.equal(mask[0], expected)
+
+
+@pytest.mark.parametrize("window", [1, 4, 70])
+@pytest.mark.parametrize("queries", [1, 3, 80])
+@pytest.mark.parametrize("more", [0, 2, 400])
+def test_masks_of_consecutive_keys_equal_the_rules(window, queries, more):
+    """Those that are kept and cut, and those made anew, at every place where a document may begin."""
+    keys = queries + more
+    key, query = torch.arange(keys) + 1000, torch.arange(more, keys)[:, None] + 1000
+    seen = last_keys(queries, keys, window, key.device)
+    for start in (0, 1000, 1000 + more, 1000 + keys - 1):
+        start = torch.tensor([[[start]]])
+        found = within_document(key, start, seen).expand(1, queries, keys)
+        assert torch.equal(found, windowed_causal(query, key, start, window))
+    if more >= window:
+        return
+    own = key >= 1000 + more
+    expected = block_to_clean(query, key, torch.tensor(1000 + more), torch.tensor(0), window) | own
+    assert torch.equal(block_after(queries, keys, window, key.device), expected)
 
 
 # Windows of one tile, of several, and of a number that is no multiple of its tiles.

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from modeling_fblt.cache_fblt import PositionBuffer
+from modeling_fblt.buffers_fblt import PositionBuffer
 from modeling_fblt.chunk_fblt import CHUNK_BYTES
 from tests.modeling.tiny import random_rows, tiny_config, tiny_model
 

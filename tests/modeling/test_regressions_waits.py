@@ -12,7 +12,7 @@ from fblt.benchmarks.operators import LOOP, CountLaunches
 from modeling_fblt import compaction_fblt
 from modeling_fblt.compaction_fblt import should_leave
 from modeling_fblt.generation_state_fblt import GenerationState
-from modeling_fblt.layers_fblt import HASH_PRIMES
+from modeling_fblt.hash_embedding_fblt import HASH_PRIMES
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from tests.modeling.naive_decoding import ALL, NEVER, left_padded, prompts, shared_model
 from tests.modeling.tiny import BLOCK, tiny_config
@@ -47,18 +47,17 @@ def test_a_round_waits_for_lengths_shapes_and_the_end_alone(name, rounds):
     assert len(rounds) > 3
     for found in rounds[1:]:  # the first reads the prompt
         assert set(found) <= {"list", "aten._local_scalar_dense"}
-        assert 2 <= found["list"] <= 3  # lengths after feeding and after taking back, and the end
+        assert found["list"] == 2  # lengths, and the end
         assert 1 <= found["aten._local_scalar_dense"] <= 3  # patches, the open patch; `blt-d`: what is not fed
 
 
-def test_rows_that_leave_cost_two_waits(rounds, monkeypatch):
+def test_rows_that_leave_cost_no_wait(rounds, monkeypatch):
     write(**ALL["blt-s"])
-    stayed = [found["list"] for found in rounds]
+    stayed = [found.total() for found in rounds[1:]]
     rounds.clear()
     monkeypatch.setattr(compaction_fblt, "should_leave", should_leave)
     write(**ALL["blt-s"])
-    more = [found["list"] - before for found, before in zip(rounds, stayed, strict=True)][1:]
-    assert set(more) == {0, 2}  # the lengths of those that leave, and of those that stay
+    assert [found.total() for found in rounds[1:]] == stayed
 
 
 def test_unmasking_in_steps_waits_once_a_step(rounds):
@@ -84,12 +83,15 @@ def test_drafts_that_adapt_wait_once_for_acceptance(settings, rounds):
         assert set(found) <= {"list", "aten._local_scalar_dense"} and found["list"] <= 4
 
 
-def test_the_primes_of_the_hash_are_there_however_a_model_is_made(tmp_path):
+def test_the_constants_of_the_hash_are_there_however_a_model_is_made(tmp_path):
     model = FBLTForCausalLM(tiny_config())
-    assert not any("primes" in name for name in model.state_dict())
+    assert not any("powers" in name or "first_rows" in name for name in model.state_dict())
     model.save_pretrained(tmp_path)
     with torch.device("meta"):
         empty = FBLTForCausalLM(tiny_config())
-    assert empty.model.encoder.hash_embedding.primes.is_meta
+    assert empty.model.encoder.hash_embedding.powers.is_meta
     for made in (model, FBLTForCausalLM.from_pretrained(tmp_path), model.to(torch.float64), model.to(torch.bfloat16)):
-        assert made.model.encoder.hash_embedding.primes.tolist() == list(HASH_PRIMES[:2])
+        hashing = made.model.encoder.hash_embedding
+        # An n-gram's second byte is multiplied by the prime.
+        assert {*HASH_PRIMES[:2]} <= {*hashing.powers.flatten().tolist()}
+        assert hashing.first_rows.diff().unique().tolist() == [hashing.rows]

@@ -11,6 +11,7 @@ import torch
 from fblt.drafts import Kind
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.modeling.tiny import tiny_model
+from tests.thorough import long_run
 
 gr = pytest.importorskip("gradio", reason="the extra `page` is not installed")
 
@@ -113,7 +114,7 @@ def test_what_cannot_be_written_is_refused_in_words(model, prompt, own, told):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
-@pytest.mark.parametrize("scheme, size", [("light", (1280, 900)), ("dark", (390, 844))])
+@pytest.mark.parametrize("scheme, size", [pytest.param("light", (1280, 900), marks=long_run), ("dark", (390, 844))])
 def test_a_browser_shows_a_text_grow(model, scheme, size):
     """Types a prompt, streams, switches decodings, compares the texts; on a desktop, and on a phone in the dark."""
     sync_api = pytest.importorskip("playwright.sync_api")

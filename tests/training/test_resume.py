@@ -180,9 +180,9 @@ from fblt.locks import alone_in
 with alone_in(Path(sys.argv[1])):
     child = os.fork()
     if child == 0:  # as a worker that loads data outlives a killed run for a while
+        print(os.getpid(), flush=True)  # by the child: a fork that has not begun to run holds the lock still
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     time.sleep(60)
 """
 

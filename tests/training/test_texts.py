@@ -16,7 +16,7 @@ from tests.cli import refusal, succeed  # noqa: E402
 from tests.training.runs import LENGTH, losses, write_recipe  # noqa: E402
 
 FEW = ["--anchors", "20", "--context", "64", "--row-length", "64", "--free-prompts", "1", "--free-bytes", "8"]
-FEW += ["--exact-prompts", "1", "--batch-size", "8"]
+FEW += ["--exact-prompts", "1", "--quality-prompts", "1", "--batch-size", "8"]
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from .model_card_sections import (
     recipe_section,
     samples,
     usage,
+    wrapped,
 )
 from .restoration_card import restoration_card
 
@@ -136,6 +137,7 @@ def read_before(path: Path, evaluation: dict) -> dict:
 @click.option("--manifest", type=click.Path(path_type=Path), required=True, help="manifest.json of the data.")
 @click.option("--recipe", type=click.Path(path_type=Path), required=True, help="YAML recipe of the training run.")
 @click.option("--hours", type=float, help="Hours of training; default: as the checkpoint's logs say.")
+@click.option("--earlier", metavar="TEXT", help="What the weights had been trained on before the recipe's run, if any.")
 @click.option("--hardware", default=lambda: f"{os.cpu_count()} CPU cores", help="Default: this machine.")
 @click.option(
     "--output", type=click.Path(path_type=Path), default=Path("checkpoints/fblt-demo/README.md"), show_default=True
@@ -146,6 +148,7 @@ def main(
     manifest: Path,
     recipe: Path,
     hours: float | None,
+    earlier: str | None,
     hardware: str,
     output: Path,
 ) -> None:
@@ -156,12 +159,14 @@ def main(
     if "typo_rate" in (restored := read_json("evaluation", evaluation)):
         if before is not None:
             raise ValueError(f"--before {before}: does not go with an evaluation of restoration; leave it out")
-        text = restoration_card(restored, data_manifest, settings, folder, hours, hardware)
+        text = restoration_card(restored, data_manifest, settings, folder, hours, hardware, earlier)
     else:
+        if earlier is not None:
+            raise ValueError(f"--earlier {earlier!r}: goes with an evaluation of restoration alone; leave it out")
         now = read_evaluation("evaluation", evaluation)
         then = None if before is None else read_before(before, now)
         text = model_card(now, data_manifest, settings, folder, hours, hardware, then)
-    write_text_atomically(output, text)
+    write_text_atomically(output, wrapped(text))
     click.echo(f"written: {output}")
 
 

@@ -1,11 +1,14 @@
 """The model card's sections, as Markdown. Every number comes from the evaluation, the manifest or the recipe."""
 
+import textwrap
+
 from modeling_fblt import FBLTConfig
 
 from ..evaluation.drafts import REFINED, kinds_of
 from ..evaluation.tables import QUALITY_HEADINGS, equality_lines, interval, number, quality_rows
 
 SPLITS = ("train", "validation", "test")
+PROSE_WIDTH = 120  # columns
 
 
 def markdown_table(headings: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
@@ -97,6 +100,21 @@ def recipe_section(recipe: dict, progress: dict, hardware: str) -> str:
         f"validation text, at most {recipe['model']['max_patch_length']}",
     ]
     return "\n".join(["## Training", "", *lines, "", "Departures from the paper:", "", *departures(recipe)])
+
+
+def wrapped(card: str) -> str:
+    """The card with its prose in lines of at most `PROSE_WIDTH`; tables, code, texts and metadata stay as they are."""
+    lines, in_code = [], False
+    for line in card.split("\n"):
+        fence = line.startswith(("```", "---"))
+        in_code ^= fence
+        if in_code or fence or len(line) <= PROSE_WIDTH or line.startswith(("    ", "|", "<", "#")):
+            lines.append(line)
+        else:
+            hanging = "  " if line.startswith("- ") else ""
+            fill = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": hanging}
+            lines += textwrap.wrap(line, PROSE_WIDTH, **fill)
+    return "\n".join(lines)
 
 
 def departures(recipe: dict) -> list[str]:

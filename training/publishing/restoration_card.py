@@ -11,7 +11,13 @@ TITLES = {"test": "held-out documents", "test_prose": "another kind of text: the
 
 
 def restoration_card(
-    evaluation: dict, manifest: dict, recipe: dict, folder: str, hours: float | None, hardware: str
+    evaluation: dict,
+    manifest: dict,
+    recipe: dict,
+    folder: str,
+    hours: float | None,
+    hardware: str,
+    earlier: str | None = None,
 ) -> str:
     """The card's text: YAML metadata and Markdown.
 
@@ -22,6 +28,7 @@ def restoration_card(
         folder: where the checkpoint is loaded from in the example.
         hours: of training; what the checkpoint's own logs say when None.
         hardware: what it was trained on.
+        earlier: what the weights had been trained on before this run.
     """
     metadata = ModelCardData(
         language=list(manifest["languages"]),
@@ -38,7 +45,7 @@ def restoration_card(
         _usage(folder, evaluation),
         _figures(evaluation),
         _samples(evaluation),
-        _training(recipe, progress, hardware),
+        _training(recipe, progress, hardware, earlier),
         _data(manifest),
         _limits(recipe),
     ]
@@ -71,7 +78,7 @@ def _usage(folder: str, evaluation: dict) -> str:
     damaged = _first_sample(evaluation)["damaged"]
     return f"""## Use
 
-    echo {damaged!r} | fblt restore {folder}
+    echo {damaged!r} | fblt restore --model {folder}
 
 ```python
 import torch
@@ -152,13 +159,14 @@ def _samples(evaluation: dict) -> str:
     return "\n\n".join(parts)
 
 
-def _training(recipe: dict, progress: dict, hardware: str) -> str:
+def _training(recipe: dict, progress: dict, hardware: str, earlier: str | None) -> str:
     trainer = recipe["trainer"]
     steps, hours = progress.get("steps"), progress.get("hours")
     done = f"{trainer['max_steps']} steps planned" if steps is None else f"{steps} steps"
     time = "time not recorded" if hours is None else f"{hours:.1f} hours"
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in recipe["damage"].items())
     lines = [
+        *([f"- before: {earlier}"] if earlier else []),
         f"- {done} of {trainer['per_device_train_batch_size']} lines, {hardware}, {time}, seed {recipe['seed']}",
         f"- damage drawn anew in every epoch: {shares}",
     ]

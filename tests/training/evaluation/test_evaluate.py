@@ -34,7 +34,7 @@ from modeling_fblt import FBLTForCausalLM  # noqa: E402
 from tests.cli import refusal, succeed  # noqa: E402
 
 SMALL = ["--anchors", "40", "--context", "100", "--row-length", "150", "--free-prompts", "3", "--free-bytes", "24"]
-SMALL += ["--exact-prompts", "4", "--quality-prompts", "2", "--batch-size", "16", "--device", "cpu"]
+SMALL += ["--exact-prompts", "4", "--quality-prompts", "1", "--batch-size", "16", "--device", "cpu"]
 
 ids_pairs = st.integers(1, 5).flatmap(
     lambda n: st.lists(st.tuples(st.lists(st.integers(4, 6), min_size=n, max_size=n),
@@ -302,9 +302,9 @@ def test_a_difference_is_described_and_a_tie_recognised(model):
 
 
 def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path):
-    output = tmp_path / "results" / "eval.json"
+    output, picture = tmp_path / "results" / "eval.json", tmp_path / "plots" / "evaluation.png"
     command = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(output), *SMALL]
-    printed = succeed(evaluate.main, *command)
+    printed = succeed(evaluate.main, *command, "--plot", picture)
     assert "bits/byte" in printed and "blt-dv equals ar on" in printed and str(output) in printed
     result = json.loads(output.read_text())
     assert set(result) == {
@@ -341,17 +341,10 @@ def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path):
         assert all(difference["near_tie"] for difference in report["differences"])
     assert set(writing["samples"][0]) == {"source", "prompt", "reference", "ar", "blt-s", "blt-d", "blt-dv"}
     assert not [file for file in output.parent.iterdir() if file != output]
-
-
-def test_the_figures_are_drawn_from_the_json(tiny_checkpoint, tiny_data, tmp_path):
-    output, picture = tmp_path / "evaluation.json", tmp_path / "plots" / "evaluation.png"
-    arguments = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(output), *SMALL]
-    succeed(evaluate.main, *arguments, "--plot", picture)
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
     before = picture.read_bytes()
-    changed = json.loads(output.read_text())
-    changed["drafts"]["one_step"]["accuracy_by_offset"]["all"] = [1.0] * 4
-    plot_evaluation(changed, picture)
+    result["drafts"]["one_step"]["accuracy_by_offset"]["all"] = [1.0] * 4
+    plot_evaluation(result, picture)
     assert picture.read_bytes() != before
 
 

@@ -27,6 +27,7 @@ from fblt.training.run import build_model  # noqa: E402
 
 from modeling_fblt import FBLTForCausalLM  # noqa: E402
 from tests.cli import succeed  # noqa: E402
+from tests.thorough import long_run  # noqa: E402
 from tests.training.packing.packs import LENGTH, ROW_BYTES, contents, texts  # noqa: E402
 from tests.training.runs import instruction_rows, write_instructions, write_recipe  # noqa: E402
 
@@ -256,6 +257,7 @@ pack_corpus(parse_arguments(sys.argv[2:]), shard_bytes=int(sys.argv[1]))
 """
 
 
+@long_run
 @pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_result(options, tmp_path):
     whole, killed = options(output=tmp_path / "whole"), options(output=tmp_path / "killed")

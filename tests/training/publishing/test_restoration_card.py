@@ -10,6 +10,7 @@ pytest.importorskip("datasets")
 from datasets import Dataset, DatasetDict  # noqa: E402
 from fblt.training.evaluation.restoration import evaluate  # noqa: E402
 from fblt.training.publishing import model_card  # noqa: E402
+from fblt.training.publishing.model_card_sections import wrapped  # noqa: E402
 
 from tests.cli import refusal, succeed  # noqa: E402
 
@@ -64,7 +65,20 @@ def test_the_card_tells_what_was_measured(folder):
     assert f"{100 * words['value']:.1f} ± {100 * words['standard_error']:.1f}" in text
     for wanted in ("ete a la mer", "GPL-3+", "12 / 1.23", "plain 75%, none 25%", "seed 3", "fblt restore"):
         assert wanted in text
+    assert "fblt restore --model" in text and "- before:" not in text
     assert text.count("<details>") == text.count("</details>") > 2
+
+
+def test_earlier_training_is_told_and_prose_is_wrapped(folder):
+    succeed(model_card.main, *arguments(folder, "--earlier", "a word " * 40 + "the end"))
+    lines = (folder / "README.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("- before: a word"))
+    assert max(map(len, lines[start : start + 4])) <= 120 and lines[start + 1].startswith("  ")
+    assert "  ".join(lines[start : start + 4]).count("word") == 40
+    prose = "a word " * 40
+    kept = "\n".join(["---", prose, "---", "| " + prose, "    " + prose, "```", prose, "```", "<p>" + prose])
+    assert wrapped(kept) == kept
+    assert " ".join(wrapped(prose + "\n\n" + prose).split()) == " ".join((prose * 2).split())
 
 
 def test_an_earlier_state_is_refused(folder):
