@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from fblt.training.evaluation.costs.dry_run import cache_bytes, dry_step, fake_model, regular_starts
+from fblt.training.evaluation.costs.dry_run import Arrival, cache_bytes, dry_step, fake_model, regular_starts
 from fblt.training.evaluation.costs.memory import Weights, optimizer_step, sharded_memory, whole_memory
 from fblt.training.evaluation.costs.plan import Run, block_operations, fullest_step, main, parameters
 from fblt.training.running.optimizers import build_optimizer
@@ -136,7 +136,7 @@ def test_parameters_are_those_of_the_model(config):
     assert counts["global"] == sum(weight.numel() for weight in model.model.global_transformer.parameters())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=long_run)])
 def test_moments_are_those_that_the_optimizer_keeps(optimizer):
     model = real_model(tiny(2, block_size=4))
     built = build_optimizer(model, optimizer)
@@ -150,11 +150,16 @@ def test_moments_are_those_that_the_optimizer_keeps(optimizer):
 
 
 def test_shards_divide_what_is_stored():
-    cost, weights = fullest_step(a_run(tiny(2, block_size=4), 1, 64), PATCH, 2)
-    two, eight = (sharded_memory(weights, cost.arrivals, shards, 4, False) for shards in (2, 8))
+    weights = Weights.of(fake_model(tiny(2, block_size=4)), "adamw")
+    layers = sorted(weights.in_layers)[:2]
+    arrivals = [Arrival("lm_head.weight", 80, 1000), *(Arrival(name, 40, 900) for name in layers)]
+    two, eight = (sharded_memory(weights, arrivals, shards, 4, False) for shards in (2, 8))
     for name in ("weights", "optimizer"):
         assert two[name] == 4 * eight[name]
-    assert two["activations"] == eight["activations"]
+    # A gradient outside of layers is held whole until the end; of those in layers a device keeps its share.
+    later = [*arrivals, Arrival("lm_head.weight", 0, 2000)]
+    held = [sharded_memory(weights, later, shards, 4, False)["gradients"] for shards in (2, 8)]
+    assert held == [80 + 2 * 20, 80 + 2 * 5]
 
 
 def test_starts_have_the_mean_length_asked_for():
