@@ -12,6 +12,8 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,15 @@ TRAINER = {"max_steps": 3, "save_steps": 1, "lr_scheduler_type": "constant"}
 SAME = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def launch(config: str, *recipes: Path, processes: int = 2, environment: dict[str, str] | None = None) -> None:
-    """Runs recipes one after another in several processes; a failure shows all that they printed."""
+@contextlib.contextmanager
+def launched(
+    config: str, *recipes: Path, processes: int = 2, environment: dict[str, str] | None = None, restarts: int = 0
+) -> Iterator[subprocess.Popen]:
+    """Runs recipes one after another in several processes; a failure, once they have ended, shows all they printed.
+
+    Args:
+        restarts: how often the launcher starts all processes again after one has failed.
+    """
     command = [
         sys.executable,
         "-m",
@@ -42,12 +51,24 @@ def launch(config: str, *recipes: Path, processes: int = 2, environment: dict[st
         f"training/accelerate/{config}.yaml",
     ]
     command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
+    command += ["--max_restarts", str(restarts)] if restarts else []
     command += ["-m", "tests.training.launched", *map(str, recipes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert done.returncode == 0, done.stdout
+    with tempfile.TemporaryFile("w+") as printed:
+        launcher = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT)
+        try:
+            yield launcher
+        finally:
+            launcher.terminate()  # nothing, where it has ended
+            code = launcher.wait()
+        printed.seek(0)
+        assert code == 0, printed.read()
+
+
+def launch(config: str, *recipes: Path, **options) -> None:
+    """As [`launched`], and waits for the end."""
+    with launched(config, *recipes, **options) as launcher:
+        launcher.wait()
 
 
 def free_port() -> int:
@@ -197,6 +218,36 @@ def test_four_processes_train_as_one_process_with_the_joint_batch(tmp_path, conf
     assert_same_logs(tmp_path / "one", tmp_path / "four")
     expected = optimizer_state(one, tmp_path / "one/checkpoint-1")
     torch.testing.assert_close(optimizer_state(four, tmp_path / "four/checkpoint-1"), expected, **SAME)
+
+
+@long_run
+@pytest.mark.slow
+def test_four_sharded_processes_update_by_muon_as_one_does_and_fill_up_an_uneven_last_batch(tmp_path):
+    """Muon in float32, on an epoch of ten rows: in its third step two processes have rows of the first one."""
+    write_instructions(tmp_path / "prompts")
+    file = tmp_path / "prompts/train.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:10]))
+    one, four = (
+        write_recipe(
+            tmp_path,
+            name,
+            {**WHOLE_BLOCKS, "draft_head_config": {"hidden_size": 8}},
+            {**TRAINER, "train_sampling_strategy": "sequential", "per_device_train_batch_size": batch},
+            optimizer={"name": "muon", "muon_float32": True, "learning_rate": 1e-3},
+            data=str(tmp_path / "prompts"),
+        )
+        for name, batch in (("one", 4), ("four", 1))
+    )
+    trainer = build_trainer(load_recipe(one))
+    assert len(trainer.train_dataset) == 10
+    trainer.train_dataset = trainer.train_dataset.select([*range(10), 0, 1])
+    trainer.train()
+    launch("fsdp2_cpu", four, processes=4)
+    expected, found = losses(tmp_path / "one"), losses(tmp_path / "four")
+    assert list(expected) == [1, 2, 3]
+    for step, entry in expected.items():
+        # An update divides by its own size, which enlarges what rounding did to small ones.
+        assert found[step] == pytest.approx(entry, rel=1e-4), step
 
 
 def drafts(run: Path) -> dict[str, float]:

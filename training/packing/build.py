@@ -16,16 +16,16 @@ from ..data.inputs import Opened, Source, describe_files, open_source, read_stre
 from ..data.manifest import MANIFEST, PACK, read_manifest
 from .corpus import SHARD_BYTES, Corpus, Shard, build_corpus, plan_shards
 from .options import PackOptions, check_names, check_options, output_exists
+from .parts import PLAN, read_plan, take_parts
 from .patching import load_patching_model, patching_settings
 from .shards import COUNTS, Packer, make_shards
 
 SCRIPT_VERSION = 1  # raise it when the same inputs and settings give other rows
 SPLITS = ("train", "validation")
-PLAN = "plan.json"  # in a folder of work: what it is to become
 
 
-def pack_corpus(options: PackOptions, shard_bytes: int = SHARD_BYTES) -> dict:
-    """Packs and returns the manifest. `options.output` appears only when it is complete.
+def pack_corpus(options: PackOptions, shard_bytes: int = SHARD_BYTES) -> dict | None:
+    """Packs and returns the manifest, None for a part. `options.output` appears only when it is complete.
 
     Args:
         shard_bytes: about how many bytes of rows a worker does at a time.
@@ -80,7 +80,7 @@ def pack_sources(
     model: FBLTModel | None,
     shard_bytes: int = SHARD_BYTES,
     finished: dict | None = None,
-) -> dict:
+) -> dict | None:
     """As [`pack_corpus`], for sources and options that were checked.
 
     Args:
@@ -88,7 +88,7 @@ def pack_sources(
         model: finds the patch starts; None to leave them to training.
         finished: the manifest of rows that a killed process had published just before.
     """
-    work = work_folder(options.output)
+    work = work_folder(options.output) if options.part is None else options.part.folder(options.output)
     with alone_in(work, options.output):
         opened = [open_source(source, options.columns(), SPLITS, work, options.streaming) for source in sources]
         origin = {
@@ -120,6 +120,10 @@ def pack_sources(
         }
         check_unfinished(work, PLAN, plan)
         packer = Packer(corpus.documents, options.sequence_length, options.batch_size, work, model, options.device)
+        if options.part is not None:
+            make_shards(packer, options.part.of_shards(shards), options.workers)
+            return None
+        take_parts(options.output, work, plan, shards)
         make_shards(packer, shards, options.workers)
         manifest = assemble(work, shards, plan, left_over, opened)
         publish(work / "complete", options.output)
@@ -152,17 +156,6 @@ def check_unfinished(work: Path, name: str, plan: dict) -> None:
             f"`--output`: {str(work)!r} holds unfinished rows that differ in {differences}: give the same arguments "
             "and files to finish them, or delete that folder to begin anew."
         )
-
-
-def read_plan(file: Path) -> dict:
-    """What [`check_unfinished`] noted."""
-    try:
-        plan = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        plan = None
-    if not isinstance(plan, dict):
-        raise ValueError(f"`--output`: {file} is damaged: delete the folder that it is in to begin anew.")
-    return plan
 
 
 def assemble(work: Path, shards: list[Shard], plan: dict, left_over: dict[str, int], opened: list[Opened]) -> dict:

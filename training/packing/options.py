@@ -8,6 +8,7 @@ import torch
 
 from ..data.inputs import Source, parse_source
 from ..data.manifest import is_packed
+from .parts import Part
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class PackOptions:
     device: str = "cpu"
     workers: int = 1
     overwrite: bool = False
+    part: Part | None = None
 
     def columns(self) -> dict[str, str]:
         """Our name of each column by the source's."""
@@ -41,7 +43,7 @@ class PackOptions:
 
     def recorded(self) -> list[str]:
         """The arguments that decide what is packed, as a command line takes them."""
-        elsewhere = {"output", "model", "recipe", "workers", "overwrite"}
+        elsewhere = {"output", "model", "recipe", "workers", "overwrite", "part"}
         arguments = []
         for name, value in vars(self).items():
             option = f"--{name.replace('_', '-')}"

@@ -22,6 +22,7 @@ from fblt.commands import Command
 
 from .build import pack_corpus
 from .options import PackOptions
+from .parts import Part
 
 
 def print_table(manifest: dict, console: Console) -> None:
@@ -53,6 +54,10 @@ def byte_counts(context: click.Context, parameter: click.Parameter, given: tuple
         if not value.isdecimal():
             raise click.BadParameter(f"{name}={value} is no whole number of bytes")
     return {name: int(value) for name, value in found.items()}
+
+
+def part(context: click.Context, parameter: click.Parameter, given: str | None) -> Part | None:
+    return None if given is None else Part.parse(given)
 
 
 def parse_arguments(arguments: list[str]) -> PackOptions:
@@ -88,10 +93,19 @@ def parse_arguments(arguments: list[str]) -> PackOptions:
 @click.option(
     "--workers", type=int, default=PackOptions.workers, show_default=True, help="Processes, a thread each on a CPU."
 )
+@click.option(
+    "--part",
+    callback=part,
+    metavar="K/N",
+    help="Make the K-th of N parts alone, for a machine of several; the command without it joins them.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace packed rows in --output.")
 def main(**given) -> None:
     options = PackOptions(**given)
     manifest = pack_corpus(options)
+    if manifest is None:
+        click.echo(f"part written: {options.part.folder(options.output)}; the command without --part joins all parts")
+        return
     print_table(manifest, Console())
     click.echo(f"written: {options.output}")
 

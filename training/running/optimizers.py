@@ -48,6 +48,7 @@ def build_optimizer(
     muon_learning_rate: float = 0.02,
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
+    muon_float32: bool = False,
 ) -> Optimizer:
     """The optimizer of a recipe.
 
@@ -56,12 +57,18 @@ def build_optimizer(
         learning_rate: AdamW's.
         muon_learning_rate: Muon's.
         weight_decay: decoupled, for matrices only.
+        muon_float32: whether Muon's updates are made in float32 on every device, as they are where a CPU has no
+            bfloat16: slower on GPUs, but several processes then update as one does, up to the order of sums.
 
     Raises:
-        ValueError: an unknown `name`.
+        ValueError: an unknown `name`, or `muon_float32` without Muon.
     """
     if name not in ("adamw", "muon"):
         raise ValueError(f"`optimizer.name` is {name!r}: choose 'adamw' or 'muon'.")
+    if muon_float32 and name != "muon":
+        raise ValueError(
+            f"`optimizer.muon_float32` goes with Muon alone, and `optimizer.name` is {name!r}: leave it out."
+        )
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if p.dim() == 2 and not any(part in n for part in NOT_FOR_MUON)]
     tables = [p for n, p in named if p.dim() == 2 and any(part in n for part in NOT_FOR_MUON)]
@@ -71,5 +78,5 @@ def build_optimizer(
     adamw = AdamW(groups, lr=learning_rate, betas=tuple(betas), eps=1e-8)
     if name == "adamw":
         return adamw
-    kind = FloatMuon if is_bfloat16_slow(matrices) else Muon
+    kind = FloatMuon if muon_float32 or is_bfloat16_slow(matrices) else Muon
     return MuonWithAdamW(kind(matrices, lr=muon_learning_rate, weight_decay=weight_decay), adamw)

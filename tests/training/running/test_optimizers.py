@@ -108,6 +108,14 @@ def test_muon_in_float32_is_torchs_but_for_rounding(shape):
     assert (moved[Muon] - moved[FloatMuon]).norm() < 0.02 * moved[Muon].norm()
 
 
+def test_muon_is_in_float32_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr("fblt.training.running.optimizers.is_bfloat16_slow", lambda parameters: False)
+    kinds = [type(build_optimizer(model(), "muon", muon_float32=wanted).parts["muon"]) for wanted in (False, True)]
+    assert kinds == [Muon, FloatMuon]
+    with pytest.raises(ValueError, match="muon_float32"):
+        build_optimizer(model(), "adamw", muon_float32=True)
+
+
 def test_an_orthogonalised_matrix_has_singular_values_near_one():
     torch.manual_seed(0)
     muon = Muon([torch.nn.Parameter(torch.zeros(2, 2))])
