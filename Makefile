@@ -70,9 +70,9 @@ clean:
 	rm -rf $(VENV) $(OLDEST_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp per extra of setup.cfg, written only when pip succeeded.
+# One stamp per extra of setup.cfg, written only when pip succeeded. --no-compile: Python compiles what it imports.
 $(VENV)/.installed-%: $(VENV)/.created setup.cfg setup.py pyproject.toml constraints.txt
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[$*]'
 	touch $@
 
 # --clear: what an interrupted run left behind is made anew.
@@ -87,5 +87,5 @@ $(OLDEST_VENV)/.installed: $(VENV)/.installed-test Makefile
 	$(VENV)/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> $$($(OLDEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
 	$(VENV)/bin/python -m pip --disable-pip-version-check --python $(OLDEST_VENV)/bin/python \
-		install --no-deps --ignore-installed transformers==$(OLDEST)
+		install --no-compile --no-deps --ignore-installed transformers==$(OLDEST)
 	touch $@

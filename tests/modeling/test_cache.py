@@ -16,8 +16,6 @@ from modeling_fblt.forward_steps_fblt import Block, draft_block, draft_bytes, fe
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_model
 
-pytestmark = pytest.mark.contract
-
 CLOSE = {"atol": 1e-9, "rtol": 0}
 LENGTH = 40
 VARIANTS = {

@@ -26,8 +26,6 @@ from tests.modeling.naive_decoding import (
 from tests.modeling.tiny import BLOCK, random_rows
 from tests.thorough import cases
 
-pytestmark = pytest.mark.contract
-
 NEW = 24
 
 
@@ -45,6 +43,7 @@ def test_ar_equals_a_loop_without_caches(case):
     assert generated(model, inputs, NEW, decoding="ar") == expected
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", VERIFIED)
 def test_verified_decodings_equal_ar(case, name):
     model, inputs, expected = case
@@ -158,6 +157,7 @@ def test_document_ends_that_are_written_start_documents_afresh(case):
         assert generated(model, inputs, NEW, **settings_, **bias) == plain
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", ["ar", *VERIFIED])
 def test_thirty_two_rows_of_all_lengths_write_what_each_writes_alone(name):
     model, texts = shared_model(), [random_rows(1, 1 + 3 * i % 41, seed=50 + i)[0] for i in range(32)]

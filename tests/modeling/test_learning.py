@@ -6,6 +6,7 @@ import torch
 
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
 from tests.modeling.tiny import tiny_model
+from tests.thorough import long_run
 
 TEXT = b"Nobody expects the demo text to be long; 7 bytes at a time it walks, and then, quite calmly, it ends.\n"
 
@@ -36,7 +37,7 @@ def trained(steps: int, **changes):
     return model.eval(), torch.tensor(history)
 
 
-@pytest.mark.parametrize("corruption", ["draft", "uniform"])
+@pytest.mark.parametrize("corruption", ["draft", pytest.param("uniform", marks=long_run)])
 def test_both_terms_fall_and_blocks_reproduce_the_text(corruption):
     # Decoding drafts from any byte, so blocks must have stood at any byte in training.
     model, history = trained(200, corruption=corruption, random_anchor_fraction=0.8, diffusion_t_min=0.05)
