@@ -25,6 +25,10 @@ COMMANDS = {
     ),
     "pack": ("fblt.training.packing.pack:main", "Pack any texts into rows with patch starts, ready for training."),
     "train": ("fblt.training.train:main", "Train, continue or fine-tune from a recipe; resumes with the same command."),
+    "plan": (
+        "fblt.training.evaluation.costs.plan:main",
+        "Compute what a recipe will cost on GPUs: memory, hours, traffic.",
+    ),
     "train-draft-head": (
         "fblt.training.components.train_draft_head:main",
         "Train a draft head for saved weights, left as they are.",

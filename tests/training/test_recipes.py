@@ -42,6 +42,7 @@ def initial_weights(folder: Path) -> Path:
 def test_every_recipe_trains_two_steps_at_a_shrunken_size(path, tmp_path):
     recipe = load_recipe(path)
     recipe |= {"output": str(tmp_path / "run"), "data": str(tmp_path / "data"), "sequence_length": LENGTH}
+    recipe["evaluation_drafts"] = 8
     recipe.pop("max_bytes", None)
     recipe["trainer"] |= {
         "max_steps": 2,
