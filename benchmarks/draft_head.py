@@ -67,7 +67,7 @@ def measure(options: SimpleNamespace) -> dict:
     if model.draft_head is not None:
         model.draft_head = model.config.draft_head_config = None
     settings = {"data": str(options.data), "sequence_length": ROW_LENGTH, "seed": options.seed}
-    rows = data_rows(settings)
+    rows = data_rows(settings, most_lines=options.blocks)
     train = block_states(model, rows["train"], options.blocks, options.seed, progress=False)
     # A fifth is kept: only blocks with one known byte are judged.
     wanted = options.anchors * 5 // 4 + 64

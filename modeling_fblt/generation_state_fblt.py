@@ -104,7 +104,8 @@ class GenerationState:
         self.acceptance = self.known.new_zeros(len(self.known), longest + 1)
         self.active = torch.ones_like(self.known, dtype=torch.bool)
         self._tally = self.known.new_zeros(len(COUNTERS), len(self.known))
-        self._pending: dict[str, int | torch.Tensor] = {}  # amounts that are not in the tally yet, of the rows in
+        # Amounts that are not in the tally yet, and the active rows that they are of.
+        self._pending: dict[str, int | torch.Tensor] = {}
         self._counted = self.active
         self.record = {name: PositionBuffer() for name in outputs}
         self._widths: tuple[tuple[torch.Tensor, torch.Tensor], list[int]] | None = None

@@ -42,10 +42,7 @@ class PositionBuffer:
         """
         self._reserve(values, end)
         self.writes += 1
-        made_elsewhere = self.data.is_inference() and not torch.is_inference_mode_enabled()
-        if made_elsewhere or self.data.requires_grad or values.requires_grad:
-            # What was made in inference mode cannot be written to outside, and what a backward pass will read must not
-            # be. Without gradients, as in decoding, buffers are written in place.
+        if self._must_stay(values):
             self.data = self.data.clone()
         if isinstance(column, int):
             self.data.narrow(self.dim, column, values.shape[self.dim]).copy_(values)
@@ -57,6 +54,16 @@ class PositionBuffer:
             self.data[row, column] = values
         else:
             self.data[row, :, column] = values.transpose(1, 2)
+
+    def _must_stay(self, values: torch.Tensor) -> bool:
+        """Whether what is held must not be written to: what was made in inference mode cannot be, outside of it, and
+        what a backward pass will read must not. Without gradients, as in decoding, buffers are written in place.
+        """
+        if self.data.requires_grad or values.requires_grad:
+            return True
+        if torch.compiler.is_compiling():  # which cannot ask, nor goes on from what another mode made
+            return False
+        return self.data.is_inference() and not torch.is_inference_mode_enabled()
 
     def read(self, low: int, high: int) -> torch.Tensor:
         """Columns `low .. high - 1` of all rows."""

@@ -25,21 +25,33 @@ RETAINED = 256
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of the rows of a cache: least and greatest column after a row's last byte in buffers by byte position, fewest and
-    most bytes, fewest and most complete patches.
+    """What of the rows of a cache is known on the host.
+
+    Attributes:
+        min_column, max_column: least and greatest column after a row's last byte, in buffers by byte position.
+        max_length, max_patches: the most bytes and the most complete patches of a row.
+        same_column, same_length, same_patches: whether these are the same in all rows. Told here, so that a compiled
+            step hangs on them and not on the numbers.
     """
 
     min_column: int
     max_column: int
-    min_length: int
     max_length: int
-    min_patches: int
     max_patches: int
+    same_column: bool
+    same_length: bool
+    same_patches: bool
+
+    @classmethod
+    def of(cls, columns: list[int], lengths: list[int], patches: list[int]) -> "Bounds":
+        """From each row's numbers."""
+        same = (len({*numbers}) == 1 for numbers in (columns, lengths, patches))
+        return cls(min(columns), max(columns), max(lengths), max(patches), *same)
 
     @property
     def level(self) -> bool:
         """Whether all rows have the same positions in the same columns, so that these are known on the host."""
-        return self.min_column == self.max_column and self.min_length == self.max_length
+        return self.same_column and self.same_length
 
 
 class FBLTCache(Cache):
@@ -73,7 +85,7 @@ class FBLTCache(Cache):
         self.window = max(network.sliding_window for network in byte_networks)
         self.most_columns = 2 * (self.window + RETAINED)
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self._bounds: Bounds | None = Bounds(0, 0, 0, 0, 0, 0)
+        self._bounds: Bounds | None = Bounds.of([0], [0], [0])
         self.slid = False
         self._reads: tuple[int, int | torch.Tensor, list[torch.Tensor]] | None = None
         self.columns = 0
@@ -121,17 +133,17 @@ class FBLTCache(Cache):
     @property
     def same_column(self) -> bool:
         """Whether all rows' next bytes go to the same column."""
-        return self.bounds.min_column == self.bounds.max_column
+        return self.bounds.same_column
 
     @property
     def same_patches(self) -> bool:
         """Whether all rows have as many complete patches."""
-        return self.bounds.min_patches == self.bounds.max_patches
+        return self.bounds.same_patches
 
     def here(self, buffer: PositionBuffer) -> torch.Tensor:
         """The entries of a buffer by byte at the rows' lengths, those of the next bytes: `[batch, ...]`."""
         if self.same_column:
-            return buffer.data[:, self.max_column]
+            return buffer.data.select(1, self.max_column)  # an index would make a compiled step hang on the number
         return buffer.at(self.lengths)
 
     def patching_state(self, with_previous: bool = True) -> PatchingState:
@@ -225,7 +237,7 @@ class FBLTCache(Cache):
 
     def following(self, offset: int, length: int) -> torch.Tensor:
         """The `length` positions that begin `offset` after the rows' lengths: `[batch, length]`."""
-        if self.bounds.min_length == self.max_length:
+        if self.bounds.same_length:
             first = self.max_length + offset
             return counting(first + length, self.lengths.device, start=first).expand(len(self.lengths), -1)
         return (self.lengths + offset)[:, None] + counting(length, self.lengths.device)
@@ -323,7 +335,7 @@ class FBLTCache(Cache):
                         f"`lengths` is {lengths}, but the cache dropped what lies that far back in one of these rows: "
                         f"at most {RETAINED} bytes can be taken back; feed such rows anew."
                     )
-        self._bounds = Bounds(*(bound(x) for x in (columns, lengths, patches) for bound in (min, max)))
+        self._bounds = Bounds.of(columns, lengths, patches)
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""

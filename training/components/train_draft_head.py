@@ -4,9 +4,9 @@
     fblt train-draft-head checkpoints/fblt-demo --data data/demo --output runs/demo-with-head
 
 A model that has a head already trains that one on. The data is what `fblt train` reads: texts or packed rows;
-`--recipe` takes data, row length, limits and seed from a recipe instead. The folder that is written is complete, with
-the source's precision, and appears whole or not at all. Before and after, leading correct bytes of drafts are measured
-on the data's validation text.
+`--recipe` takes data, row length, limits, damage and seed from a recipe instead. The folder that is written is
+complete, with the source's precision, and appears whole or not at all. Before and after, leading correct bytes of
+drafts are measured on the data's validation text.
 """
 
 import json
@@ -25,6 +25,7 @@ from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 from ..evaluation.drafts import draft_figures
 from ..evaluation.run_metrics import row_anchors
+from ..packing.damaged_lines import damaged_rows
 from ..packing.run_rows import rows_without_starts
 from ..recipe import load_recipe
 from ..running.draft_head import block_states, train_head
@@ -50,8 +51,13 @@ def load_float32(source: str) -> tuple[FBLTForCausalLM, torch.dtype]:
     return model, config.dtype or torch.float32
 
 
-def data_rows(settings: dict) -> dict[str, np.ndarray]:
-    """Both splits' ids as rows `[rows, length]`; `settings` as in a recipe. Texts are packed into a scratch folder."""
+def data_rows(settings: dict, most_lines: int) -> dict[str, np.ndarray]:
+    """Both splits' ids as rows `[rows, length]`; `settings` as in a recipe. Texts are packed into a scratch folder.
+
+    With `damage`, up to `most_lines` lines are damaged, and stand after their damaged forms.
+    """
+    if "damage" in settings:
+        return damaged_rows(settings, most_lines)
     with TemporaryDirectory() as scratch:
         return rows_without_starts(settings, Path(scratch), settings["sequence_length"])
 
@@ -110,7 +116,7 @@ def train_draft_head(
         model.add_draft_head(**(fields or {}))
     elif fields:
         raise ValueError(f"`model` {source!r} has a draft head already: leave out {sorted(fields)}.")
-    rows = data_rows(settings)
+    rows = data_rows(settings, most_lines=blocks)
     before = leading_bytes(model, rows["validation"], anchors, settings["seed"])
     states = block_states(model, rows["train"], blocks, settings["seed"])
     history = train_head(model, states, steps, batch_size, learning_rate, settings["seed"])
@@ -129,7 +135,7 @@ def train_draft_head(
 @click.command(cls=Command, help=__doc__)
 @click.argument("model")
 @click.option("--data", help="Texts, or packed rows; instead of the recipe's.")
-@click.option("--recipe", help="YAML recipe to take data, row length, limits and seed from.")
+@click.option("--recipe", help="YAML recipe to take data, row length, limits, damage and seed from.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--steps", type=click.IntRange(1), default=4000, show_default=True)
 @click.option("--blocks", type=click.IntRange(1), default=60_000, show_default=True, help="Blocks kept in memory.")

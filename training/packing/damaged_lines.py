@@ -113,6 +113,27 @@ class SimilarLengths(Sampler[int]):
             yield from (batch + self.epoch * len(self.lengths)).tolist()
 
 
+def damaged_rows(recipe: Mapping, most: int) -> dict[str, np.ndarray]:
+    """Rows `[rows, sequence_length]` of a recipe with `damage`, to train a draft head on: damaged lines and lines, laid
+    end to end and cut. Of the training lines, up to `most` are drawn.
+
+    Raises:
+        ValueError: `recipe["data"]` holds no lines, or too few for one row.
+    """
+    data, damage, seed, length = (recipe[name] for name in ("data", "damage", "seed", "sequence_length"))
+    limit, found = recipe.get("longest_line", length), {}
+    for split in ("train", "validation"):
+        lines = [line for line in load_lines(data, split)["text"] if len(line.encode()) <= limit]
+        order = np.random.default_rng(seed).permutation(len(lines))[:most]
+        drawn = held_out_examples([lines[place] for place in order], damage, seed)
+        encoded = [encode_instruction(example["prompt"], example["completion"])[0] for example in drawn]
+        rows = sum(map(len, encoded)) // length
+        if rows == 0:
+            raise ValueError(f"`data` {data!r}, split {split!r}, holds less than one row of {length} ids.")
+        found[split] = np.concatenate(encoded)[: rows * length].reshape(rows, length)
+    return found
+
+
 def lines_for_model(recipe: Mapping, model: FBLTModel) -> dict[str, Dataset | SavedDataset]:
     """The rows of a recipe with `damage`: for training drawn when they are asked for, for validation made once.
 

@@ -8,7 +8,13 @@ pytest.importorskip("datasets")
 
 from datasets import Dataset, DatasetDict  # noqa: E402
 from fblt.training.data.restore.damage import draw_damage  # noqa: E402
-from fblt.training.packing.damaged_lines import DamagedLines, SimilarLengths, held_out_examples, load_lines  # noqa: E402
+from fblt.training.packing.damaged_lines import (  # noqa: E402
+    DamagedLines,
+    SimilarLengths,
+    damaged_rows,
+    held_out_examples,
+    load_lines,
+)
 from fblt.training.recipe import check_recipe, load_recipe  # noqa: E402
 from fblt.training.run import build_trainer, run  # noqa: E402
 from fblt.training.running.checkpoints import newest_checkpoint  # noqa: E402
@@ -143,6 +149,20 @@ def test_longer_lines_are_left_out(recipe_of):
     assert 7 < len(rows) < 14 and max(len(line.encode()) for line in rows.lines) == longest
     with pytest.raises(ValueError, match="`longest_line` is 3, but every line of"):
         build_trainer(recipe | {"longest_line": 3})
+
+
+def test_rows_to_train_a_draft_head_on_hold_damaged_lines_and_lines(recipe_of):
+    recipe = recipe_of("head") | {"sequence_length": 40}
+    rows = damaged_rows(recipe, most=9)
+    assert set(rows) == {"train", "validation"} and all(found.shape[1] == 40 for found in rows.values())
+    lines = set(load_lines(recipe["data"], "train")["text"])
+    documents = text(torch.from_numpy(np.where(rows["train"] == 2, 4, rows["train"]).flatten())).split("\0")
+    whole = [document.split("\n") for document in documents[:-1]]
+    assert 5 <= len(whole) <= 9 and all(line in lines for _, line in whole)
+    assert any(damaged != line for damaged, line in whole)
+    assert np.array_equal(rows["train"], damaged_rows(recipe, most=9)["train"])
+    with pytest.raises(ValueError, match="less than one row of 100000 ids"):
+        damaged_rows(recipe | {"sequence_length": 100_000}, most=9)
 
 
 @pytest.mark.parametrize("changes", [{"longest_line": 0}, {"longest_line": "64"}, {"longest_line": True}])
