@@ -14,6 +14,7 @@ from fblt.training.run import build_model, load_initial, run
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
+from tests.thorough import long_run  # noqa: E402
 from tests.training.runs import (
     LENGTH,
     MODEL,
@@ -28,6 +29,7 @@ from tests.training.runs import (
 )
 
 RECIPES = sorted((Path(__file__).parents[2] / "training/recipes").glob("*.yaml"))
+LARGER = ("3b-blt-d", "8b-blt-d")
 
 
 def initial_weights(folder: Path) -> Path:
@@ -38,7 +40,10 @@ def initial_weights(folder: Path) -> Path:
     return folder / "weights"
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+# The larger two differ from 1B in widths alone, which are shrunken here.
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=long_run if path.stem in LARGER else (), id=path.stem) for path in RECIPES]
+)
 def test_every_recipe_trains_two_steps_at_a_shrunken_size(path, tmp_path):
     recipe = load_recipe(path)
     recipe |= {"output": str(tmp_path / "run"), "data": str(tmp_path / "data"), "sequence_length": LENGTH}
