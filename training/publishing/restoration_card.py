@@ -4,9 +4,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from ..evaluation.restoration.evaluate import FREQUENT, LEFT_ALONE
 from ..evaluation.restoration.tables import MEASURES, percent
 from .model_card_sections import departures, indented, markdown_table
 
+BASELINES = (LEFT_ALONE, FREQUENT)
 TITLES = {"test": "held-out documents", "test_prose": "another kind of text: the tales of a game"}
 
 
@@ -42,6 +44,7 @@ def restoration_card(
         progress["hours"] = hours
     sections = [
         _overview(Path(folder).name, evaluation, manifest),
+        *_shortfall(evaluation),
         _usage(folder, evaluation),
         _figures(evaluation),
         _samples(evaluation),
@@ -69,6 +72,23 @@ A [Fast Byte Latent Transformer](https://arxiv.org/abs/2605.08044) of {millions:
 verifies them."""
 
 
+def _shortfall(evaluation: dict) -> list[str]:
+    """What a visitor must know first: after which damage a table of words does better than the model, if any."""
+    name, kinds = next(iter(evaluation["splits"].items()))
+    below = []
+    for kind, found in kinds.items():
+        right = {method: parts["all"]["words_right"]["value"] for method, parts in found["methods"].items()}
+        best = max(value for method, value in right.items() if method not in BASELINES)
+        if best < right[FREQUENT]:
+            below.append(f"`{kind}` {100 * best:.1f} % against {100 * right[FREQUENT]:.1f} %")
+    if not below:
+        return []
+    return [
+        "**Not good enough for use yet**: putting each word's most frequent form gets more words right than the model "
+        f"({TITLES.get(name, name)}: {', '.join(below)})."
+    ]
+
+
 def _first_sample(evaluation: dict) -> dict:
     found = next(iter(evaluation["splits"].values()))
     return (found.get("plain") or next(iter(found.values())))["samples"][0]
@@ -87,7 +107,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-inputs = tokenizer({damaged!r} + "\\n", return_tensors="pt")  # the line and a newline
+line = {damaged!r}
+inputs = tokenizer(line + "\\n", return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=400)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```"""

@@ -69,6 +69,18 @@ def test_the_card_tells_what_was_measured(folder):
     assert text.count("<details>") == text.count("</details>") > 2
 
 
+def test_a_model_below_the_baseline_is_said_to_be_no_good_and_a_better_one_is_not(folder):
+    evaluation = json.loads((folder / "eval.json").read_text())
+    methods = evaluation["splits"]["test"]["plain"]["methods"]
+    for own, told in ((0.1, True), (0.9, False)):
+        methods["ar"]["all"]["words_right"]["value"] = own
+        methods["most frequent form"]["all"]["words_right"]["value"] = 0.5
+        (folder / "changed.json").write_text(json.dumps(evaluation))
+        succeed(model_card.main, *arguments(folder, "--evaluation", folder / "changed.json"))
+        text = " ".join((folder / "README.md").read_text().split())
+        assert ("`plain` 10.0 % against 50.0 %" in text) == told == ("Not good enough" in text)
+
+
 def test_earlier_training_is_told_and_prose_is_wrapped(folder):
     succeed(model_card.main, *arguments(folder, "--earlier", "a word " * 40 + "the end"))
     lines = (folder / "README.md").read_text().splitlines()
