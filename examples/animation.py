@@ -86,7 +86,7 @@ def record(model, inputs, title: str, decoding: str, settings: dict, seed: int) 
     seconds = time.process_time() - began - spent
     written = output.sequences.shape[1] - inputs["input_ids"].shape[1]
     rounds = int(output.iterations)
-    panel.told = f"{written} bytes in {rounds} rounds, {written / rounds:.1f} bytes each"
+    panel.told = f"{written} bytes in {rounds} rounds, {written / rounds:.1f} each"
     panel.seconds = seconds
     return panel
 
