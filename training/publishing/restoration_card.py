@@ -1,5 +1,7 @@
 """The model card of a model that restores text. Every number comes from the evaluation, the manifest or the recipe."""
 
+import json
+import shlex
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
@@ -98,7 +100,7 @@ def _usage(folder: str, evaluation: dict) -> str:
     damaged = _first_sample(evaluation)["damaged"]
     return f"""## Use
 
-    echo {damaged!r} | fblt restore --model {folder}
+    echo {shlex.quote(damaged)} | fblt restore --model {folder}
 
 ```python
 import torch
@@ -107,7 +109,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-line = {damaged!r}
+line = {json.dumps(damaged, ensure_ascii=False)}
 inputs = tokenizer(line + "\\n", return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=400)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
