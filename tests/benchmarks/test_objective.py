@@ -11,6 +11,7 @@ from fblt.benchmarks import objective
 from fblt.training.recipe import OBJECTIVE, load_recipe
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
+from tests.thorough import long_run
 from tests.training.runs import MODEL
 
 
@@ -46,6 +47,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@long_run
 @pytest.mark.slow
 def test_variants_are_trained_judged_and_kept(folder, monkeypatch):
     output = folder / "objective.json"

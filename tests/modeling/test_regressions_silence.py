@@ -29,6 +29,7 @@ from tests.modeling.naive_decoding import (
     shared_model,
 )
 from tests.modeling.tiny import random_rows, tiny_model
+from tests.thorough import long_run
 
 STEPWISE = {
     "no cache": {"use_cache": False},
@@ -344,6 +345,7 @@ def test_memory_follows_what_is_written_and_not_what_may_be(name, monkeypatch):
     assert row.shape[1] == 9 + 30 and max(sizes) < 4 * ROOM
 
 
+@long_run
 def test_the_buffer_grows_with_the_text():
     new = ROOM + 150
     plain = generated(shared_model(), ONE, new, decoding="ar")
