@@ -52,10 +52,9 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-DAMAGED := "wahlen sie die gewunschte kategorie oder geben sie einen suchbegriff ein"
 picture: export HF_HUB_OFFLINE := 1
 picture: $(VENV)/.installed-bench
-	$(VENV)/bin/python examples/animation.py --text $(if $(TEXT_OPTION),"$$TEXT",$(DAMAGED)) $(ARGS)
+	$(VENV)/bin/python examples/animation.py $(or $(TEXT_OPTION),--text) $(ARGS)
 	$(VENV)/bin/python examples/animation.py $(PROMPT_OPTION) $(ARGS)
 
 browser:

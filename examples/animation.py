@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that the script also runs without the repository being installed
 
-from examples.demo import DECODINGS, DEMO, NEED_BLOCKS, RESTORER, WARM_UP_BYTES, load  # noqa: E402
+from examples.demo import DAMAGED, DECODINGS, DEMO, NEED_BLOCKS, RESTORER, WARM_UP_BYTES, load  # noqa: E402
 from fblt.commands import Command  # noqa: E402
 from fblt.drafts import DraftStreamer, Kind, spans  # noqa: E402
 from fblt.files import write_text_atomically  # noqa: E402
@@ -185,7 +185,11 @@ def _shown(start: float, end: float) -> str:
 @click.command(cls=Command, help=__doc__)
 @click.option("--prompt", default="It was a cold evening, and", show_default=True, metavar="TEXT")
 @click.option(
-    "--text", metavar="LINE", help="Restore this damaged line, greedily, instead of writing on from a prompt."
+    "--text",
+    is_flag=False,
+    flag_value=DAMAGED[0],
+    metavar="LINE",
+    help="Restore this damaged line, or the demo's first, greedily, instead of writing on from a prompt.",
 )
 @click.option("--model", metavar="PATH", help="Checkpoint folder.  [default: the bundled one for the task]")
 @click.option("--max-new-bytes", type=click.IntRange(min=1), default=160, show_default=True)

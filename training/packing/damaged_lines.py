@@ -113,6 +113,23 @@ class SimilarLengths(Sampler[int]):
             yield from (batch + self.epoch * len(self.lengths)).tolist()
 
 
+def lines_of(recipe: Mapping) -> dict[str, list[str]]:
+    """Training and validation lines of a recipe with `damage`; with `longest_line`, longer ones are left out.
+
+    Raises:
+        ValueError: `recipe["data"]` holds no lines, or none that are short enough.
+    """
+    lines = {split: load_lines(recipe["data"], split)["text"] for split in ("train", "validation")}
+    if "longest_line" in recipe:
+        limit = recipe["longest_line"]
+        lines = {split: [line for line in own if len(line.encode()) <= limit] for split, own in lines.items()}
+        if empty := [split for split, own in lines.items() if not own]:
+            raise ValueError(
+                f"`longest_line` is {limit}, but every line of {empty} in {recipe['data']!r} is longer: raise it."
+            )
+    return lines
+
+
 def damaged_rows(recipe: Mapping, most: int) -> dict[str, np.ndarray]:
     """Rows `[rows, sequence_length]` of a recipe with `damage`, to train a draft head on: damaged lines and lines, laid
     end to end and cut. Of the training lines, up to `most` are drawn.
@@ -121,9 +138,8 @@ def damaged_rows(recipe: Mapping, most: int) -> dict[str, np.ndarray]:
         ValueError: `recipe["data"]` holds no lines, or too few for one row.
     """
     data, damage, seed, length = (recipe[name] for name in ("data", "damage", "seed", "sequence_length"))
-    limit, found = recipe.get("longest_line", length), {}
-    for split in ("train", "validation"):
-        lines = [line for line in load_lines(data, split)["text"] if len(line.encode()) <= limit]
+    found = {}
+    for split, lines in lines_of(recipe).items():
         order = np.random.default_rng(seed).permutation(len(lines))[:most]
         drawn = held_out_examples([lines[place] for place in order], damage, seed)
         encoded = [encode_instruction(example["prompt"], example["completion"])[0] for example in drawn]
@@ -137,18 +153,11 @@ def damaged_rows(recipe: Mapping, most: int) -> dict[str, np.ndarray]:
 def lines_for_model(recipe: Mapping, model: FBLTModel) -> dict[str, Dataset | SavedDataset]:
     """The rows of a recipe with `damage`: for training drawn when they are asked for, for validation made once.
 
-    With `longest_line`, longer lines are left out.
-
     Raises:
         ValueError: `recipe["data"]` holds no lines, or lines too long for `sequence_length`.
     """
-    data, damage, seed, longest = (recipe[name] for name in ("data", "damage", "seed", "sequence_length"))
-    lines = {split: load_lines(data, split)["text"] for split in ("train", "validation")}
-    if "longest_line" in recipe:
-        limit = recipe["longest_line"]
-        lines = {split: [line for line in own if len(line.encode()) <= limit] for split, own in lines.items()}
-        if empty := [split for split, own in lines.items() if not own]:
-            raise ValueError(f"`longest_line` is {limit}, but every line of {empty} in {data!r} is longer: raise it.")
+    damage, seed, longest = (recipe[name] for name in ("damage", "seed", "sequence_length"))
+    lines = lines_of(recipe)
     train = DamagedLines(lines["train"], damage, seed, longest)
     held_out = held_out_examples(lines["validation"], damage, seed)
     encoded = [encode_instruction(example["prompt"], example["completion"]) for example in held_out]
