@@ -72,7 +72,8 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput, BothCacheNames):
         scores, logits: when asked for, one `[batch, vocab]` per new byte, processed and raw; zero after a stop.
         cache, past_key_values: the KV cache, by both names. It holds all bytes but the last of each row: to go on, give
             it together with the whole sequence so far.
-        decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
+        decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions;
+            0 of a patcher that the model does not have.
         draft_head_nfe: steps of the draft head, one for each position of a block.
         drafted, accepted: bytes drafted, and how many of them were kept.
         iterations: rounds of the loop.
