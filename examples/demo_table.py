@@ -41,9 +41,10 @@ def table_rows(tallies: dict[str, Tally], parameters: dict[str, int], greedy: bo
     for decoding, tally in tallies.items():
         per_byte = {name: count / tally.bytes for name, count in tally.calls.items()}
         column = {"bytes written": str(tally.bytes), "bytes per round": f"{tally.bytes / tally.rounds:.2f}"}
-        for name in ("decoder", "encoder", "global", "patcher"):
+        has_patcher = parameters["patcher"] > 0
+        for name in ("decoder", "encoder", "global", *["patcher"] * has_patcher):
             column[f"{name} calls per byte"] = f"{per_byte[name]:.3f}"
-        for label, with_patcher in (("traffic per byte", False), ("  with the patcher", True)):
+        for label, with_patcher in (("traffic per byte", False), *[("  with the patcher", True)] * has_patcher):
             traffic = traffic_gb(tally.calls, parameters, with_patcher=with_patcher) / tally.bytes
             column[f"{label}, MB"] = f"{1000 * traffic:.3g}"
             column[f"{label}, of ar's"] = "-"

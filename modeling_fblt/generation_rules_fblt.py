@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from .compatibility_fblt import is_distributed
 from .configuration_fblt import LONGEST, MASK_ID, VOCAB_SIZE
 from .draft_costs_fblt import DraftCosts
 from .fields_fblt import (
@@ -55,17 +56,26 @@ OWN = {
 # -1, as elsewhere, is an id that is never written.
 _STOPS = any_of(whole(-1, MASK_ID, None), whole_list(-1, MASK_ID, VOCAB_SIZE + 1))
 _IDS = whole_list(0, MASK_ID, 4 * VOCAB_SIZE, None)
-_FORCED = any_of(whole(0, MASK_ID - 1, None), whole_list(0, MASK_ID - 1, VOCAB_SIZE))
+_FORCED = any_of(whole(0, MASK_ID - 1, None), whole_list(0, MASK_ID - 1, VOCAB_SIZE, shortest=1))
 _LENGTH = whole(1, LONGEST, None)
 _LEAST = whole(0, LONGEST, None)
+# transformers looks through as many columns as such an n-gram has.
+_NGRAM = whole(0, 1 << 16, None)
 _TEXTS = Rule(
     lambda value: (
         value is None
-        or isinstance(value, str)
-        or (isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value))
+        or (isinstance(value, str) and value != "")
+        or (isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(t, str) and t for t in value))
     ),
-    "give a string, a list of strings, or None",
+    "give a string, a list of one or more strings, none of them empty, or None",
 )
+_WATERMARK = {
+    "greenlist_ratio": _SHARE,
+    "bias": number(-math.inf, math.inf),
+    "hashing_key": whole(0, LONGEST),
+    "seeding_scheme": choice("lefthash", "selfhash"),
+    "context_width": whole(1, LONGEST),
+}
 
 
 def _are_sequences(value: Any) -> bool:
@@ -105,7 +115,7 @@ SHARED = {
     "top_k": whole(0, LONGEST, None),
     **{name: _OPTIONAL_SHARE for name in ("top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")},
     "repetition_penalty": between(0, math.inf, None),
-    "no_repeat_ngram_size": whole(0, LONGEST, None),
+    "no_repeat_ngram_size": _NGRAM,
     "length_penalty": number(-math.inf, math.inf, None),
     "early_stopping": flag(None, "never"),
     "guidance_scale": number(-math.inf, math.inf, None),
@@ -124,10 +134,18 @@ SHARED = {
         "give a dict, or a list of pairs, from tuples of integers from 0 to 260 to finite numbers, or None",
     ),
     "encoder_repetition_penalty": between(0, math.inf, None),
-    "encoder_no_repeat_ngram_size": whole(0, LONGEST, None),
+    "encoder_no_repeat_ngram_size": _NGRAM,
     "forced_bos_token_id": _FORCED,
     "forced_eos_token_id": _FORCED,
 }
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _is_watermark(value: Any) -> bool:
+    return isinstance(value, dict) and all(name in _WATERMARK and _WATERMARK[name].holds(value[name]) for name in value)
 
 
 def _all_callable(value: Any) -> bool:
@@ -151,10 +169,13 @@ OBJECTS = {
     ),
     "tokenizer": Rule(lambda value: value is None or hasattr(value, "get_vocab"), "give the model's tokenizer"),
     "watermarking_config": Rule(
-        lambda value: value is None or isinstance(value, dict) or hasattr(value, "construct_processor"),
-        "give a WatermarkingConfig, a SynthIDTextWatermarkingConfig, or a dict",
+        lambda value: value is None or _is_watermark(value) or hasattr(value, "construct_processor"),
+        "give a WatermarkingConfig, a SynthIDTextWatermarkingConfig, or a dict of the former's fields",
     ),
-    "synced_gpus": flag(None),
+    "synced_gpus": Rule(
+        lambda value: _is_off(value) or (value is True and is_distributed()),
+        "give True only where processes that share the weights write together, False, or None",
+    ),
     "custom_generate": Rule(
         lambda value: value is None or isinstance(value, str) or callable(value), "give a name or a function"
     ),
@@ -172,13 +193,29 @@ OBJECTS = {
     "assistant_model": Rule(lambda value: value is None, "choose decoding='blt-dv' or 'blt-s' instead"),
     "penalty_alpha": Rule(lambda value: value is None, "FBLT has no contrastive search; leave it out"),
     "dola_layers": Rule(lambda value: value is None, "FBLT has no such decoding; leave it out"),
-    "num_beam_groups": Rule(lambda value: value in (None, 1), "FBLT has no groups of beams; leave it out"),
+    "num_beam_groups": Rule(
+        lambda value: value is None or (is_whole(value) and value == 1), "FBLT has no groups of beams; leave it out"
+    ),
     "constraints": Rule(lambda value: value is None, "FBLT has no such search; give `prefix_allowed_tokens_fn`"),
     "force_words_ids": Rule(lambda value: value is None, "FBLT has no such search; give `prefix_allowed_tokens_fn`"),
-    "is_assistant": Rule(lambda value: value in (None, False), "FBLT drafts for itself alone; leave it out"),
-    "low_memory": Rule(lambda value: value in (None, False), "transformers has no such beams any more; leave it out"),
-    "token_healing": Rule(lambda value: value in (None, False), "bytes need none; leave it out"),
+    "is_assistant": Rule(_is_off, "FBLT drafts for itself alone; leave it out"),
+    "low_memory": Rule(_is_off, "transformers has no such beams any more; leave it out"),
+    "token_healing": Rule(_is_off, "bytes need none; leave it out"),
 }
+
+
+# Numbers that transformers takes as a float alone, and not always by their name.
+_FRACTIONS = ("temperature", "repetition_penalty", "encoder_repetition_penalty", "typical_p")
+# transformers compares these with numbers: None among its arguments is as if they were left out.
+NEVER_NONE = ("num_beams", "num_return_sequences")
+
+
+def make_fractions(config: GenerationConfig) -> None:
+    """Makes whole numbers floats where transformers asks for floats: 2 is as good as 2.0."""
+    for name in _FRACTIONS:
+        value = getattr(config, name, None)
+        if value is not None:
+            setattr(config, name, float(value))
 
 
 def check_settings(values: dict[str, Any]) -> None:

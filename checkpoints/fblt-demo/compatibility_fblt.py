@@ -39,6 +39,11 @@ def warn_if_untested(version: str) -> None:
         )
 
 
+def is_distributed() -> bool:
+    """Whether torch knows of a group of processes that this one belongs to."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def warn_if_not_sharded(model: torch.nn.Module) -> None:
     """Warns, once in a process, where Accelerate was told to shard and this model's weights are whole.
 
@@ -48,7 +53,7 @@ def warn_if_not_sharded(model: torch.nn.Module) -> None:
         return
     from torch.distributed.fsdp import FSDPModule  # where torch has no distributed part, it cannot be imported
 
-    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    several = is_distributed() and torch.distributed.get_world_size() > 1
     if several and not isinstance(model, FSDPModule):
         logger.warning_once(
             "FSDP is asked for, but the model is not sharded: Accelerate shards on accelerators only, and trains CPU "

@@ -309,8 +309,10 @@ class GenerationState:
         """
         fed = feed(self.lm.model, ids, lengths, self.cache, **block)
         ran = 1 if all_active else (lengths > 0).long()
-        self.count(patcher_nfe=ran, encoder_nfe=ran, global_nfe=fed.completed.clamp(max=1))
+        self.count(encoder_nfe=ran, global_nfe=fed.completed.clamp(max=1))
         self.count(decoder_nfe=ran if fed.block is None else 1)
+        if self.lm.model.patcher is not None:  # patches of a fixed length, or at spaces, need none
+            self.count(patcher_nfe=ran)
         return fed
 
     def feed_with(self, draft: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

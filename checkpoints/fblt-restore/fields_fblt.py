@@ -82,14 +82,15 @@ def flag(*others: Any) -> Rule:
     return _either(lambda value: isinstance(value, bool), others, "give True or False")
 
 
-def whole_list(least: int, most: int, longest: int, *others: Any) -> Rule:
-    """A list of at most `longest` integers from `least` to `most`, or one of `others`."""
+def whole_list(least: int, most: int, longest: int, *others: Any, shortest: int = 0) -> Rule:
+    """A list of `shortest` to `longest` integers from `least` to `most`, or one of `others`."""
 
     def holds(value: Any) -> bool:
-        fine = isinstance(value, (list, tuple)) and len(value) <= longest
+        fine = isinstance(value, (list, tuple)) and shortest <= len(value) <= longest
         return fine and all(is_whole(item) and least <= item <= most for item in value)
 
-    return _either(holds, others, f"give a list of at most {longest} integers from {least} to {most}")
+    length = f"at most {longest}" if shortest == 0 else f"{shortest} to {longest}"
+    return _either(holds, others, f"give a list of {length} integers from {least} to {most}")
 
 
 def any_of(*rules: Rule) -> Rule:

@@ -46,7 +46,7 @@ from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
 from .generation_config_fblt import NEW_BYTES, DecodingSettings, FBLTGenerationConfig
-from .generation_rules_fblt import check_generation_config, check_objects, check_settings
+from .generation_rules_fblt import NEVER_NONE, check_generation_config, check_objects, check_settings, make_fractions
 from .generation_state_fblt import GenerationState
 from .input_checks_fblt import check_cache, check_continues, check_input
 from .joined_maps_fblt import join_maps
@@ -72,7 +72,8 @@ class FBLTGenerateOutput(GenerateDecoderOnlyOutput, BothCacheNames):
         scores, logits: when asked for, one `[batch, vocab]` per new byte, processed and raw; zero after a stop.
         cache, past_key_values: the KV cache, by both names. It holds all bytes but the last of each row: to go on, give
             it together with the whole sequence so far.
-        decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions.
+        decoder_nfe, encoder_nfe, global_nfe, patcher_nfe: forward calls of each network, over any number of positions;
+            0 of a patcher that the model does not have.
         draft_head_nfe: steps of the draft head, one for each position of a block.
         drafted, accepted: bytes drafted, and how many of them were kept.
         iterations: rounds of the loop.
@@ -116,11 +117,13 @@ class FBLTGenerationMixin(GenerationMixin):
                 setattr(self.generation_config, name, value)
         check_generation_config(generation_config)
         check_settings(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if value is not None or name not in NEVER_NONE}
         own_length = _counts_columns(kwargs, generation_config, self.generation_config)
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         if own_length:
             prepared.max_new_tokens = None
         check_generation_config(prepared)
+        make_fractions(prepared)
         DecodingSettings.of(prepared, self.config)
         return prepared, model_kwargs
 
@@ -188,6 +191,8 @@ class FBLTGenerationMixin(GenerationMixin):
                 model_kwargs["input_ids"] = ids
             else:
                 inputs = ids
+        elif model_kwargs.get("attention_mask") is not None:
+            raise ValueError("`attention_mask` is given without `input_ids`: give both, or neither to begin by `<s>`.")
         return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
 
     def _get_logits_processor(self, generation_config, *args, **kwargs) -> LogitsProcessorList:
@@ -200,6 +205,11 @@ class FBLTGenerationMixin(GenerationMixin):
             # Before all others: what warpers keep must be what can be written.
             processors.insert(0, FBLTUTF8LogitsProcessor(generation_config.max_length))
         return processors
+
+    def _get_stopping_criteria(self, generation_config, *args, **kwargs):
+        if generation_config.stop_strings is not None and kwargs.get("tokenizer") is None:
+            raise ValueError("`stop_strings` are given without `tokenizer`: give the model's tokenizer beside them.")
+        return super()._get_stopping_criteria(generation_config, *args, **kwargs)
 
     def _sample(
         self,

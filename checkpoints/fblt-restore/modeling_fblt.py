@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
@@ -22,7 +23,14 @@ from .block_loss_fblt import (
     next_byte_loss,
 )
 from .cache_fblt import FBLTCache
-from .compatibility_fblt import CACHE_NAME, CACHE_RENAMED, BothCacheNames, given_cache, warn_if_not_sharded
+from .compatibility_fblt import (
+    CACHE_NAME,
+    CACHE_RENAMED,
+    BothCacheNames,
+    given_cache,
+    is_exporting,
+    warn_if_not_sharded,
+)
 from .configuration_fblt import FBLTConfig, FBLTDraftHeadConfig
 from .counting_fblt import counting, one_of
 from .draft_head_fblt import FBLTDraftHead
@@ -218,13 +226,14 @@ class FBLTForCausalLM(FBLTPreTrainedModel, FBLTGenerationMixin):
             _refuse_records(self.config, kwargs)
             rows = RightPadded.of(input_ids, attention_mask)
             ends = documents_of(rows, kwargs.get("position_ids"), None)
+            columns = _kept_columns(logits_to_keep, input_ids.shape[1])
             result = self._train_step(rows, labels, shift_labels, patch_starts, count, ends)
-            result.logits = result.logits[:, _kept_columns(logits_to_keep)]
+            result.logits = result.logits[:, columns]
             return result if return_dict else result.to_tuple()
 
         use_cache = bool(use_cache) if has_labels else use_cache
         outputs = self.model(input_ids, attention_mask, cache, patch_starts, use_cache, **kwargs)
-        columns = _kept_columns(logits_to_keep)
+        columns = _kept_columns(logits_to_keep, input_ids.shape[1])
         # A loss needs the logits of every column, whichever of them are returned.
         logits = self.byte_logits(outputs.last_hidden_state if has_labels else outputs.last_hidden_state[:, columns])
         result = FBLTCausalLMOutput(
@@ -307,9 +316,22 @@ def _refuse_records(config: FBLTConfig, kwargs: dict) -> None:
             )
 
 
-def _kept_columns(logits_to_keep: int | torch.Tensor) -> slice | torch.Tensor:
-    if isinstance(logits_to_keep, int):
+def _kept_columns(logits_to_keep: int | torch.Tensor, n: int) -> slice | torch.Tensor:
+    """An index of the columns of `[batch, n]` whose logits are asked for.
+
+    Raises:
+        ValueError: it names columns that are not there.
+    """
+    if not isinstance(logits_to_keep, torch.Tensor):
         return slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+    if (
+        not is_exporting()
+        and not logits_to_keep.is_meta
+        and bool(((logits_to_keep < -n) | (logits_to_keep >= n)).any())
+    ):
+        raise ValueError(
+            f"`logits_to_keep` is {shortened(logits_to_keep.tolist())}: give columns from {-n} to {n - 1}."
+        )
     return logits_to_keep
 
 

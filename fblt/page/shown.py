@@ -49,7 +49,8 @@ STYLE = f"""
 .fblt .kept {{ color: var(--kept); }}
 .fblt .corrected {{ color: var(--corrected); background: var(--corrected-paper); }}
 .fblt .written {{ color: var(--written); }}
-.fblt table {{ width: 100%; border-collapse: collapse; border: 0 !important; font-size: .9rem; }}
+.fblt table {{ width: 100%; border-collapse: collapse; font-size: .9rem; }}
+.fblt table, .fblt thead, .fblt tbody, .fblt tr {{ border: 0 !important; }}
 .fblt th, .fblt td {{ padding: .25rem .5rem !important; border: 0 !important; text-align: right;
   border-bottom: 1px solid var(--frame) !important; }}
 .fblt th:first-child, .fblt td:first-child {{ text-align: left; font-weight: normal; }}

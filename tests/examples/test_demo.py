@@ -284,6 +284,15 @@ def test_table_in_both_displays(capsys):
     assert "same bytes as ar" in drawn and "A note." in drawn
 
 
+def test_a_model_without_a_patcher_has_no_rows_of_one():
+    tally = demo_table.Tally(written=[[5] * 9], seconds=1.0, rounds=9)
+    for count in (0, 1):
+        parameters = dict.fromkeys(("encoder", "global", "decoder", "draft_head"), 1) | {"patcher": count}
+        tally.calls |= {"decoder": 9.0, "global": 3.0}
+        rows = dict(demo_table.table_rows({"ar": tally}, parameters, greedy=True))
+        assert ("patcher calls per byte" in rows) == ("  with the patcher, MB" in rows) == bool(count)
+
+
 def test_unequal_verified_decoding_is_explained():
     tallies = {"ar": demo_table.Tally(written=[[5], [6]]), "blt-dv": demo_table.Tally(written=[[5], [7]])}
     assert demo_table.compare(tallies["blt-dv"], tallies["ar"]) == "1 of 2"

@@ -35,7 +35,7 @@ FORWARD = {
     "use_cache": ["False", 1, ONES],
     "output_hidden_states": ["x", 1],
     "return_dict": ["x", 0],
-    "logits_to_keep": ["x", -1, 2.5, True, ONES],
+    "logits_to_keep": ["x", -1, 2.5, True, ONES, ONES[0] * 7, ONES[0] * -8],
     "num_items_in_batch": ["x", 0, -3, NAN],
     "is_causal": [False],
     "attention_masks": [ONES],
@@ -73,23 +73,28 @@ GENERATE = {
     "max_time": ["x", NAN, -1.0],
     "eos_token_id": ["x", 2.5, 500, [2, "x"]],
     "pad_token_id": [-1, 300, "x"],
+    "forced_bos_token_id": ["x", 2.5, 300, []],
+    "forced_eos_token_id": ["x", 2.5, 300, []],
     "suppress_tokens": ["x", [300], [2.5], 7],
     "bad_words_ids": ["x", [[300]], [[]], [3], []],
     "sequence_bias": [3, {(1,): "x"}, {(1, 300): 2.0}, {1: 2.0}, [[[1], NAN]]],
-    "stop_strings": [4, [4], ["a", None]],
+    "stop_strings": [4, [4], ["a", None], [], "", ["a", ""], "without a tokenizer"],
     "generation_config": [{"max_new_tokens": 4}, "x"],
     "logits_processor": [3, [3], "x"],
     "stopping_criteria": [3, "x"],
     "prefix_allowed_tokens_fn": [3],
     "streamer": [4],
     "tokenizer": [3],
-    "watermarking_config": [3],
+    "watermarking_config": [3, {3: 2.5}, {"bias": "x"}, {"greenlist_ratio": NAN}, {"keys": 4}],
+    "synced_gpus": [True, "x", ONES],
+    "encoder_no_repeat_ngram_size": ["x", -1, 10**9],
+    "encoder_repetition_penalty": ["x", 0, NAN],
     "negative_prompt_ids": ["x", IDS.float(), IDS + 250],
     "cache_implementation": ["static", "paged", 3],
     "assistant_model": [3],
     "penalty_alpha": [0.6],
-    "num_beam_groups": [2],
-    "token_healing": [True],
+    "num_beam_groups": [2, ONES],
+    "token_healing": [True, ONES],
 }
 
 
@@ -130,6 +135,30 @@ def test_generate_refuses_by_name(name):
         if name == "negative_prompt_ids":
             given["guidance_scale"] = 2.0
         refused(name, lambda given=given: shared_model().generate(**given))
+
+
+def test_a_mask_without_ids_is_refused():
+    for mask in ([], ONES):
+        refused("attention_mask", lambda mask=mask: shared_model().generate(attention_mask=mask, max_new_tokens=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "same"),
+    [
+        ("repetition_penalty", 2, 2.0),
+        ("encoder_repetition_penalty", 3, 3.0),
+        ("temperature", 2, 2.0),
+        ("num_return_sequences", None, 1),
+        ("num_beams", None, 1),
+    ],
+)
+def test_what_says_the_same_writes_the_same(name, given, same):
+    written = []
+    for value in (given, same):
+        torch.manual_seed(0)
+        settings = {name: value, "do_sample": name == "temperature"}
+        written.append(shared_model().generate(IDS, max_new_tokens=6, eos_token_id=NEVER, **settings))
+    assert torch.equal(*written)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])

@@ -6,7 +6,7 @@ import torch
 
 from modeling_fblt.generation_fblt import FBLTGenerateOutput
 from tests.modeling.naive_decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
-from tests.modeling.tiny import random_rows
+from tests.modeling.tiny import random_rows, tiny_model
 
 pytestmark = pytest.mark.contract
 
@@ -72,6 +72,13 @@ def test_counters_are_one_number_per_row():
     for name in ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "drafted", "accepted", "iterations"):
         value = getattr(output, name)
         assert value.dtype == torch.long and value.shape == (4,)
+
+
+def test_a_patcher_that_is_not_there_is_not_called():
+    output = tiny_model(patching_mode="space").generate(
+        prompts()[0][None], max_new_tokens=4, return_dict_in_generate=True
+    )
+    assert output.patcher_nfe.tolist() == [0] and output.encoder_nfe.tolist() == output.iterations.tolist()
 
 
 @pytest.mark.parametrize("name", ALL)

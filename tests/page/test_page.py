@@ -16,12 +16,9 @@ from tests.thorough import long_run
 gr = pytest.importorskip("gradio", reason="the extra `page` is not installed")
 
 from fblt.page import shown  # noqa: E402
-from fblt.page.app import CSS, HEAD, LONGEST_PROMPT, THEME, build_app, write_beside  # noqa: E402
+from fblt.page.app import LONGEST_PROMPT, build_app, write_beside  # noqa: E402
 from fblt.page.race import Run, race  # noqa: E402
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 SAMPLED = {"do_sample": True, "temperature": 1.0, "max_new_tokens": 24}
 
 
@@ -113,35 +110,23 @@ def test_what_cannot_be_written_is_refused_in_words(model, prompt, own, told):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium: apt-get install chromium")
 @pytest.mark.parametrize("scheme, size", [pytest.param("light", (1280, 900), marks=long_run), ("dark", (390, 844))])
 def test_a_browser_shows_a_text_grow(model, scheme, size):
     """Types a prompt, streams, switches decodings, compares the texts; on a desktop, and on a phone in the dark."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    app = build_app(model, build_tokenizer(), "tiny")
-    _, url, _ = app.launch(
-        server_name="127.0.0.1", theme=THEME, css=CSS, head=HEAD, ssr_mode=False, prevent_thread_lock=True, quiet=True
-    )
-    try:
-        with sync_api.sync_playwright() as player:
-            browser = player.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-            sized = {"width": size[0], "height": size[1]}
-            page = browser.new_context(viewport=sized, color_scheme=scheme).new_page()
-            page.set_default_timeout(120_000)
-            page.goto(url, wait_until="domcontentloaded")
-            page.locator("#prompt textarea").fill("typed <b>here</b> & é")
-            for decoding in ("blt-s", "blt-dv"):
-                page.get_by_label(f"{decoding}:").check()
-                page.locator("#write").click()
-                page.locator("#chosen .drafted").first.wait_for()  # a draft, before it is judged
-                page.locator("#counters", has_text=f"{decoding}ar").get_by_text("rounds").first.wait_for()
-                page.locator("#patches .patch").first.wait_for()
-                assert page.locator("#chosen .text").inner_text().startswith("typed <b>here</b> & é")
-                assert page.locator("#chosen .drafted").count() == 0  # all judged
-                assert page.locator("#plain .text").inner_text().startswith("typed <b>here</b> & é")
-            assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-            dark = page.evaluate("document.body.classList.contains('dark')")
-            assert dark == (scheme == "dark")
-            browser.close()
-    finally:
-        app.close()
+    pytest.importorskip("playwright.sync_api")
+    from tests.page.browser import ended, opened
+
+    with opened(build_app(model, build_tokenizer(), "tiny"), scheme, size) as page:
+        page.locator("#prompt textarea").fill("typed <b>here</b> & é")
+        for decoding in ("blt-s", "blt-dv"):
+            page.get_by_label(f"{decoding}:").check()
+            page.locator("#write").click()
+            page.locator("#chosen .drafted").first.wait_for()  # a draft, before it is judged
+            ended(page, decoding)
+            assert page.locator("#chosen .text").inner_text().startswith("typed <b>here</b> & é")
+            assert page.locator("#chosen .drafted").count() == 0  # all judged
+            assert page.locator("#plain .text").inner_text().startswith("typed <b>here</b> & é")
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        dark = page.evaluate("document.body.classList.contains('dark')")
+        assert dark == (scheme == "dark")
