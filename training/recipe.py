@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from modeling_fblt import FBLTConfig
 
 from .data.restore.damage import check_shares
+from .running.compiled import check_backend
 from .running.optimizers import build_optimizer
 
 EXAMPLE = "see training/recipes/demo.yaml for all sections"
@@ -27,6 +28,7 @@ OPTIONAL = (
     "longest_line",
     "stream",
     "stream_parts",
+    "compile_layers",
 )
 PATCHER = ("output", "sequence_length", "mean_patch_length", "optimizer", "trainer")
 # What a run may change about saved weights: how they are trained, not what they are.
@@ -91,6 +93,8 @@ def check_recipe(recipe: Any, name: str) -> None:
     if "longest_line" in recipe:
         _check_longest_line(recipe, name)
     _check_stream(recipe, name)
+    if "compile_layers" in recipe:
+        check_backend(recipe["compile_layers"])
     if "patcher" in recipe:
         _refuse_unknown(recipe["patcher"], PATCHER, name, "patcher.")
         _check_run(recipe["patcher"], name, "patcher.")

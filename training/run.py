@@ -19,6 +19,7 @@ from .packing.sequences import collate
 from .packing.streamed import saved_parts
 from .recipe import OBJECTIVE
 from .running.checkpoints import clean, newest_checkpoint, set_damaged_aside
+from .running.compiled import compile_layers
 from .running.sharded import allow_sharding_on_cpu
 from .trainer import FBLTTrainer
 
@@ -118,6 +119,8 @@ def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
         saved = saved_parts(newest_checkpoint(output))
         rows["train"] = stream_for_run(recipe, arguments, saved)
     model.set_attn_implementation(recipe.get("attn_implementation", "eager"))
+    if "compile_layers" in recipe:
+        compile_layers(model, recipe["compile_layers"])
     anchors = []
     if model.config.block_size is not None and arguments.eval_strategy != "no":
         wanted = recipe.get("evaluation_drafts", EVALUATION_DRAFTS)
