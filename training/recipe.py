@@ -12,12 +12,24 @@ from transformers import TrainingArguments
 from modeling_fblt import FBLTConfig
 
 from .data.restore.damage import check_shares
+from .running.compiled import check_backend
 from .running.optimizers import build_optimizer
 
 EXAMPLE = "see training/recipes/demo.yaml for all sections"
 REQUIRED = ("seed", "data", "output", "sequence_length", "optimizer", "trainer")
 FRESH = ("model", "patcher")  # required unless `init_from` names weights to start from; no patcher, no `patcher`
-OPTIONAL = ("max_bytes", "hold_out", "attn_implementation", "init_from", "evaluation_drafts", "damage", "longest_line")
+OPTIONAL = (
+    "max_bytes",
+    "hold_out",
+    "attn_implementation",
+    "init_from",
+    "evaluation_drafts",
+    "damage",
+    "longest_line",
+    "stream",
+    "stream_parts",
+    "compile_layers",
+)
 PATCHER = ("output", "sequence_length", "mean_patch_length", "optimizer", "trainer")
 # What a run may change about saved weights: how they are trained, not what they are.
 OBJECTIVE = (
@@ -80,6 +92,9 @@ def check_recipe(recipe: Any, name: str) -> None:
         check_shares(recipe["damage"], "damage")
     if "longest_line" in recipe:
         _check_longest_line(recipe, name)
+    _check_stream(recipe, name)
+    if "compile_layers" in recipe:
+        check_backend(recipe["compile_layers"])
     if "patcher" in recipe:
         _refuse_unknown(recipe["patcher"], PATCHER, name, "patcher.")
         _check_run(recipe["patcher"], name, "patcher.")
@@ -93,6 +108,23 @@ def _check_longest_line(recipe: dict, name: str) -> None:
         raise ValueError(f"`recipe` {name!r}: `longest_line` goes with `damage` alone: leave it out.")
     if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
         raise ValueError(f"`recipe` {name!r}: `longest_line` is {longest!r}: give a number of bytes, 1 or more.")
+
+
+def _check_stream(recipe: dict, name: str) -> None:
+    if "stream" not in recipe:
+        if "stream_parts" in recipe:
+            raise ValueError(f"`recipe` {name!r}: `stream_parts` goes with `stream` alone: leave it out.")
+        return
+    if "damage" in recipe:
+        raise ValueError(f"`recipe` {name!r}: `stream` and `damage` do not go together: leave one out.")
+    if not isinstance(recipe["stream"], str):
+        raise ValueError(f"`recipe` {name!r}: `stream` is {recipe['stream']!r}: give a folder, a file or a glob.")
+    parts = recipe.get("stream_parts", 1)
+    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
+        raise ValueError(f"`recipe` {name!r}: `stream_parts` is {parts!r}: give a number of parts, 1 or more.")
+    steps = recipe["trainer"].get("max_steps", -1)
+    if not steps or steps < 0:
+        raise ValueError(f"`recipe` {name!r}: `stream` has no end: give `trainer.max_steps`.")
 
 
 def _check_run(section: dict, name: str, prefix: str) -> None:

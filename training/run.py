@@ -14,10 +14,12 @@ from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from .evaluation.run_metrics import row_anchors
 from .packing.damaged_lines import lines_for_model
 from .packing.patching import load_trained_patcher
-from .packing.run_rows import rows_for_model
+from .packing.run_rows import rows_for_model, stream_for_run
 from .packing.sequences import collate
+from .packing.streamed import saved_parts
 from .recipe import OBJECTIVE
 from .running.checkpoints import clean, newest_checkpoint, set_damaged_aside
+from .running.compiled import compile_layers
 from .running.sharded import allow_sharding_on_cpu
 from .trainer import FBLTTrainer
 
@@ -84,6 +86,8 @@ def training_arguments(recipe: dict) -> TrainingArguments:
         "logging_nan_inf_filter": False,  # it waits for the device at every step
         **recipe["trainer"],
     }
+    if "stream" in recipe:
+        settings["ignore_data_skip"] = True  # a stream goes on from its own place
     # Processes that find no GPU would each train alone.
     settings.setdefault("use_cpu", not torch.accelerator.is_available())
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
@@ -111,7 +115,12 @@ def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
     with arguments.main_process_first(desc="rows"):
         find_rows = lines_for_model if "damage" in recipe else rows_for_model
         rows = find_rows(recipe, model.model.eval())
+    if "stream" in recipe:
+        saved = saved_parts(newest_checkpoint(output))
+        rows["train"] = stream_for_run(recipe, arguments, saved)
     model.set_attn_implementation(recipe.get("attn_implementation", "eager"))
+    if "compile_layers" in recipe:
+        compile_layers(model, recipe["compile_layers"])
     anchors = []
     if model.config.block_size is not None and arguments.eval_strategy != "no":
         wanted = recipe.get("evaluation_drafts", EVALUATION_DRAFTS)

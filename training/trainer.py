@@ -1,5 +1,8 @@
 """The Hugging Face Trainer, with FBLT's optimizers and metrics, and with checkpoints that a kill cannot spoil."""
 
+import hashlib
+import json
+import logging
 import math
 import time
 from contextlib import nullcontext
@@ -7,7 +10,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from transformers import Trainer
+from torch.utils.data import DataLoader
+from transformers import Trainer, set_seed
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from fblt.checksums import write_checksums
@@ -17,6 +21,7 @@ from modeling_fblt import FBLTForCausalLM
 from .evaluation.run_metrics import StepSums, draft_metrics, print_metrics
 from .evaluation.samples import Anchor
 from .packing.damaged_lines import DamagedLines, SimilarLengths
+from .packing.streamed import PLACES, StreamedRows, StreamLoader, read_states
 from .running.checkpoints import UNFINISHED, clean, rotate
 from .running.finite import FiniteWatch
 from .running.optimizers import build_optimizer
@@ -24,9 +29,13 @@ from .running.sharded import (
     is_sharded,
     load_sharded_model,
     load_sharded_optimizer,
+    load_whole_model,
+    load_whole_optimizer,
     root_gathered,
     separate_parts,
 )
+
+logger = logging.getLogger(__name__)
 
 SUMS_NAME = "log_sums_{}.pt"  # by process
 
@@ -82,6 +91,14 @@ class FBLTTrainer(RecipeTrainer):
         self.sums = StepSums(self.args.device)
         self.writes_aside = False
 
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, StreamedRows):
+            return super().get_train_dataloader()
+        # Not prepared by Accelerate: every process has its own rows already.
+        settings = {"num_workers": self.args.dataloader_num_workers, "pin_memory": self.args.dataloader_pin_memory}
+        settings["prefetch_factor"] = self.args.dataloader_prefetch_factor
+        return StreamLoader(self.train_dataset, self.args.train_batch_size, **settings)
+
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(rows, DamagedLines):
@@ -98,6 +115,9 @@ class FBLTTrainer(RecipeTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if isinstance(self.train_dataset, StreamedRows):
+            # A stream has no epochs: the run is one, of which the Trainer counts this process's steps alone.
+            self.state.epoch = self.state.global_step / self.state.max_steps
         if "loss" in logs:
             logs["bits_per_byte"] = logs["loss"] / math.log(2)  # without blocks; the next-byte loss's otherwise
             totals = (self.accelerator.reduce(sums, "sum") for sums in (self.sums.losses, self.sums.counts))
@@ -144,8 +164,19 @@ class FBLTTrainer(RecipeTrainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
         if checkpoint is None:
             return
+        if isinstance(self.train_dataset, StreamedRows):
+            self.train_dataset.load(read_states(Path(checkpoint)))
         file = Path(checkpoint) / SUMS_NAME.format(self.args.process_index)
         state = torch.load(file, weights_only=True) if file.is_file() else {}
+        if (before := state.get("rows_a_step", self.rows_a_step)) != self.rows_a_step:
+            logger.warning(
+                "%s was trained on %d rows a step, and now there are %d: the place in the data is counted in steps, so "
+                "rows are left out or come again. With `per_device_train_batch_size` x `gradient_accumulation_steps` x "
+                "processes as it was, they do not.",
+                Path(checkpoint).name,
+                before,
+                self.rows_a_step,
+            )
         if state.get("processes") == self.args.world_size:
             self.sums.restore(state["sums"])
             self._tr_loss += state["loss"].to(self._tr_loss.device)
@@ -153,9 +184,15 @@ class FBLTTrainer(RecipeTrainer):
             # The mean loss at the end of training is of this process's steps.
             self._total_loss_scalar -= self.accelerator.reduce(self._tr_loss, "mean").item()
 
+    @property
+    def rows_a_step(self) -> int:
+        """Rows that a step takes, of all processes."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
     def _log_state(self) -> dict:
         return {
             "processes": self.args.world_size,
+            "rows_a_step": self.rows_a_step,
             "sums": self.sums.state(),
             "loss": self._tr_loss.cpu(),
             "last_logged": self._globalstep_last_logged,
@@ -176,6 +213,9 @@ class FBLTTrainer(RecipeTrainer):
         final = self.output / f"checkpoint-{self.state.global_step}"
         written = self.output / UNFINISHED / final.name
         torch.save(self._log_state(), written / SUMS_NAME.format(self.args.process_index))
+        if isinstance(self.train_dataset, StreamedRows):
+            places = written / PLACES.format(self.args.process_index)
+            places.write_text(json.dumps(self.train_dataset.state()))
         if self.state.best_model_checkpoint == str(written):
             self.state.best_model_checkpoint = str(final)
         self.accelerator.wait_for_everyone()
@@ -212,7 +252,7 @@ class FBLTTrainer(RecipeTrainer):
             clean(self.output)
         self.accelerator.wait_for_everyone()
 
-    # --- loading: Muon with AdamW counts as two optimizers, and an unsharded run can read sharded checkpoints ---
+    # --- loading: Muon with AdamW counts as two optimizers, and sharded runs and others read each other's checkpoints
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -225,23 +265,35 @@ class FBLTTrainer(RecipeTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if is_sharded(resume_from_checkpoint) == self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        elif self.is_fsdp_enabled:
-            raise ValueError(
-                f"`output` holds {Path(resume_from_checkpoint).name}, which a run without FSDP wrote: go on without "
-                "FSDP, or start anew from its weights with --init-from and another `output`."
-            )
         else:
-            load_sharded_model(self.model, resume_from_checkpoint)
+            load = load_whole_model if self.is_fsdp_enabled else load_sharded_model
+            load(model or self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if is_sharded(self.state.best_model_checkpoint) == self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not is_sharded(checkpoint):
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        whole = self.optimizer
-        if self.is_fsdp_enabled:
+        if checkpoint is not None and is_sharded(checkpoint) != self.is_fsdp_enabled:
+            if self.is_fsdp_enabled:
+                load_whole_optimizer(self.optimizer, checkpoint)
+            else:
+                load_sharded_optimizer(self.model, self.optimizer, checkpoint)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        elif checkpoint is not None and self.is_fsdp_enabled:
+            whole = self.optimizer
             with separate_parts(whole) as self.optimizer:
                 super()._load_optimizer_and_scheduler(checkpoint)
             self.optimizer = whole
-            return None
-        load_sharded_optimizer(self.model, whole, checkpoint)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
-        return None
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Random numbers go on; those of other processes than these cannot, so new ones begin, the same every time."""
+        if checkpoint is not None and len(list(Path(checkpoint).glob("rng_state*.pth"))) != self.args.world_size:
+            place = (self.args.seed, self.state.global_step, self.args.process_index, self.args.world_size)
+            set_seed(int.from_bytes(hashlib.sha256(str(place).encode()).digest()[:4], "big"))
+        else:
+            super()._load_rng_state(checkpoint)

@@ -40,6 +40,22 @@ def initial_weights(folder: Path) -> Path:
     return folder / "weights"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stream": 3}, "`stream` is 3"),
+        ({"stream": "texts", "stream_parts": 0}, "`stream_parts` is 0"),
+        ({"stream_parts": 2}, "goes with `stream` alone"),
+        ({"stream": "texts", "damage": {"none": 1.0}}, "`stream` and `damage`"),
+        ({"stream": "texts", "trainer": {"max_steps": -1}}, "trainer.max_steps"),
+    ],
+)
+def test_streams_are_checked_before_any_work(tmp_path, changes, message):
+    recipe = write_recipe(tmp_path, "stream", **changes)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe)
+
+
 # The larger two differ from 1B in widths alone, which are shrunken here.
 @pytest.mark.parametrize(
     "path", [pytest.param(path, marks=long_run if path.stem in LARGER else (), id=path.stem) for path in RECIPES]

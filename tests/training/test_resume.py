@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from fblt.training.run import run
 from fblt.training.running.checkpoints import UNFINISHED, clean, newest_checkpoint, rotate
 
 from fblt.locks import alone_in
+from tests.thorough import long_run
 from tests.training.runs import losses, train_by_command, write_recipe
 
 # A long local run: FBLT_KILLS=100 python -m pytest tests/training/test_resume.py -k killed -s
@@ -75,8 +77,19 @@ def kill_somewhere(process, output: Path, seconds: float, chance: random.Random)
     return "training" if any(output.glob("checkpoint-*")) else "starting"
 
 
+def write_stream(folder: Path) -> dict:
+    """Texts in four files, and what a recipe says to stream them."""
+    folder.mkdir()
+    for shard in range(4):
+        rows = [json.dumps({"text": f"{shard}/{row}: " + "the patch of bytes " * (row % 9)}) for row in range(9)]
+        (folder / f"{shard}.jsonl").write_text("\n".join(rows))
+    return {"stream": f"{folder}/*.jsonl", "stream_parts": 2}
+
+
 @pytest.mark.slow
-def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path):
+@pytest.mark.parametrize("streamed", [False, pytest.param(True, marks=long_run)])
+def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path, streamed):
+    data = write_stream(tmp_path / "texts") if streamed else {}
     trainer = {
         "max_steps": 9,  # more than two epochs
         "gradient_accumulation_steps": 2,
@@ -89,11 +102,11 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path
         "bf16": True,
     }
     whole = tmp_path / "whole"
-    seconds = finish(context, write_recipe(tmp_path, "whole", trainer=trainer))
+    seconds = finish(context, write_recipe(tmp_path, "whole", trainer=trainer, **data))
     chance, moments = random.Random(0), []
     while len(moments) < KILLS:
         output = tmp_path / f"killed-{len(moments)}"
-        recipe = write_recipe(tmp_path, output.name, trainer=trainer)
+        recipe = write_recipe(tmp_path, output.name, trainer=trainer, **data)
         for _ in range(min(KILLS_PER_RUN, KILLS - len(moments))):
             moment = kill_somewhere(start(context, recipe), output, seconds, chance)
             if moment is None:
@@ -111,6 +124,18 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path
         )
         assert not (output / UNFINISHED).exists()
     print(f"{len(moments)} kills: { ({name: moments.count(name) for name in sorted(set(moments))}) }")
+
+
+def test_a_run_that_streams_its_texts_goes_on_with_the_row_that_follows(tmp_path):
+    data = write_stream(tmp_path / "texts")
+    trainer = {"gradient_accumulation_steps": 2, "save_steps": 1, "lr_scheduler_type": "constant"}
+    run(load_recipe(write_recipe(tmp_path, "whole", trainer={**trainer, "max_steps": 4}, **data)))
+    shutil.copytree(tmp_path / "whole/checkpoint-1", tmp_path / "broken/checkpoint-1")
+    run(load_recipe(write_recipe(tmp_path, "broken", trainer={**trainer, "max_steps": 4}, **data)))
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    places = [json.loads((tmp_path / name / "checkpoint-4/stream_0.json").read_text()) for name in ("whole", "broken")]
+    assert places[0] == places[1]
+    assert [place["rows"] for place in places[0]["places"].values()] == [8, 8]  # four steps of two by two rows
 
 
 def test_logs_of_a_resumed_run_count_the_steps_before_the_interruption(tmp_path):

@@ -11,17 +11,19 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from modeling_fblt.configuration_fblt import FBLTPatcherConfig
 from modeling_fblt.modeling_fblt import FBLTModel
 
-from ..data.inputs import Source, column_names, data_source, describe_files, find, load_saved
+from ..data.inputs import Source, column_names, data_source, describe_files, find, load_saved, open_source
 from ..data.manifest import is_packed, read_manifest
 from .build import SCRIPT_VERSION, SPLITS, finish_published, pack_sources
 from .instructions import COLUMNS
 from .options import PackOptions, check_known
 from .packed import check_rows, load_packed
 from .patching import patching_settings
+from .streamed import StreamedRows
 
 
 def rows_for_model(recipe: dict, model: FBLTModel) -> dict[str, Dataset]:
@@ -38,6 +40,33 @@ def rows_for_model(recipe: dict, model: FBLTModel) -> dict[str, Dataset]:
         folder = pack_for_run(recipe, Path(recipe["output"]), recipe["sequence_length"], model)
     length, limits = recipe["sequence_length"], recipe.get("max_bytes")
     return {split: load_packed(folder, split, length, model, limits) for split in SPLITS}
+
+
+def stream_for_run(recipe: dict, arguments: TrainingArguments, saved_parts: int | None) -> StreamedRows:
+    """The rows of a recipe's `stream`, for this process of its run.
+
+    Args:
+        saved_parts: of the checkpoint that the run goes on from, which decide where the recipe does not say.
+
+    Raises:
+        ValueError: there is nothing to read, or the processes cannot share it; see [`StreamedRows`].
+    """
+    source = data_source(recipe["stream"], "stream")
+    processes = arguments.world_size
+    parts = recipe.get("stream_parts", saved_parts or processes * max(1, arguments.dataloader_num_workers))
+    with TemporaryDirectory() as scratch:
+        documents = open_source(source, {"text": "text"}, ["train"], Path(scratch), streaming=True).splits["train"]
+    if isinstance(documents, Dataset):
+        documents = documents.to_iterable_dataset(num_shards=min(parts, len(documents)))
+    return StreamedRows(
+        documents,
+        recipe["sequence_length"],
+        parts,
+        arguments.process_index,
+        processes,
+        seed=recipe["seed"],
+        name=str(source),
+    )
 
 
 def rows_without_starts(recipe: dict, output: Path, length: int) -> dict[str, np.ndarray]:

@@ -1,21 +1,26 @@
-"""Sharded (FSDP2) runs: rehearsed on CPUs, their optimizers, and their checkpoints read by unsharded runs."""
+"""Sharded (FSDP2) runs: rehearsed on CPUs, their optimizers, and checkpoints that go from sharded to whole and back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import PartialState
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from transformers.trainer import OPTIMIZER_NAME
 
 from .checkpoints import SHARDED_MODEL, SHARDED_OPTIMIZER
 from .optimizers import MuonWithAdamW
@@ -62,6 +67,44 @@ def load_sharded_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: s
         state = {"optimizer": get_optimizer_state_dict(model, parts)}
         dcp.load(state, checkpoint_id=Path(checkpoint) / SHARDED_OPTIMIZER, no_dist=True)
         set_optimizer_state_dict(model, parts, state["optimizer"])
+
+
+def load_whole_model(model: nn.Module, checkpoint: str | Path) -> None:
+    """Loads an unsharded checkpoint's weights into a sharded model: every process reads the files and keeps its shares.
+
+    Raises:
+        ValueError: the weights are not in safetensors files.
+    """
+    files = sorted(Path(checkpoint).glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{checkpoint}: holds no *.safetensors files, which sharded runs go on from: go on without FSDP once."
+        )
+    weights = {name: weight for file in files for name, weight in load_file(file).items()}
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+
+
+def load_whole_optimizer(optimizer: Optimizer, checkpoint: str | Path) -> None:
+    """Loads an unsharded checkpoint's optimizer state into the optimizer of a sharded model."""
+    saved = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
+    with separate_parts(optimizer) as parts:
+        # Of Muon with AdamW, the checkpoint has both states under the parts' names, in their order.
+        states = [saved] if len(parts) == 1 else list(saved.values())
+        for part, state in zip(parts, states, strict=True):
+            # Optimizers number parameters as their groups have them.
+            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+            shares = {
+                number: {name: _share(value, parameters[number]) for name, value in values.items()}
+                for number, values in state["state"].items()
+            }
+            part.load_state_dict({**state, "state": shares})
+
+
+def _share(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """This process's share of a tensor laid out as a parameter is; others, such as a count of steps, as they are."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 @contextmanager

@@ -1,0 +1,31 @@
+"""Compiled layers train as they are: the same losses and gradients, step by step."""
+
+import pytest
+import torch
+from fblt.training.recipe import load_recipe
+from fblt.training.run import run
+
+from tests.thorough import long_run
+from tests.training.runs import losses, write_recipe
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=long_run)])
+def test_a_run_with_compiled_layers_has_the_losses_of_one_without(tmp_path, backend):
+    """With layers computed twice, patches of other numbers in every step, and an evaluation in between."""
+    torch._dynamo.reset()
+    trainer = {"max_steps": 3, "save_steps": 3, "eval_strategy": "steps", "eval_steps": 2}
+    trainer["activation_checkpointing"] = True
+    settings = {"optimizer": {"name": "adamw", "learning_rate": 1e-3}, "trainer": trainer}
+    run(load_recipe(write_recipe(tmp_path, "plain", **settings)))
+    torch._dynamo.utils.counters.clear()
+    run(load_recipe(write_recipe(tmp_path, "compiled", compile_layers=backend, **settings)))
+    expected, found = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
+    assert list(expected) == [1, 2, 3]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    for step, entry in expected.items():
+        assert found[step] == pytest.approx(entry, rel=1e-5), step
+
+
+def test_an_unknown_backend_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="`compile_layers` is True: give one of"):
+        load_recipe(write_recipe(tmp_path, "unknown", compile_layers=True))
