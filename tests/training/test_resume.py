@@ -114,7 +114,8 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path
             atol=0,
         )
         assert not (output / UNFINISHED).exists()
-    print(f"{len(moments)} kills: { ({name: moments.count(name) for name in sorted(set(moments))}) }")
+        counts = {moment: moments.count(moment) for moment in sorted(set(moments))}
+        print(f"\ntrain: {len(moments)} kills, no difference: {json.dumps(counts)}", flush=True)
 
 
 def test_a_run_that_streams_its_texts_goes_on_with_the_row_that_follows(tmp_path):
