@@ -149,7 +149,9 @@ def _is_watermark(value: Any) -> bool:
 
 
 def _all_callable(value: Any) -> bool:
-    return value is None or (isinstance(value, (list, tuple)) and all(callable(item) for item in value))
+    """A list of functions, or None; a class stands there where an object of it was meant."""
+    lists = isinstance(value, (list, tuple))
+    return value is None or (lists and all(callable(item) and not isinstance(item, type) for item in value))
 
 
 # Objects that `generate` is given, by what is asked of them.

@@ -83,7 +83,13 @@ class FBLTLastProcessor(LogitsProcessor):
         self.mask_id, self.utf8, self.refuses = mask_id, utf8, refuses
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """`[batch, columns]` ids and `[batch, vocab]` scores -> `[batch, vocab]` scores."""
+        """`[batch, columns]` ids and `[batch, vocab]` scores -> `[batch, vocab]` scores.
+
+        Raises:
+            TypeError: a processor before it returned no scores.
+        """
+        if not isinstance(scores, torch.Tensor):
+            raise TypeError(f"`logits_processor` returned {scores!r}: let each return its scores, `[batch, vocab]`.")
         if self.utf8 is not None:
             scores = self.utf8(input_ids, scores)
         scores = without_mask(scores, self.mask_id)

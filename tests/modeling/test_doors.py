@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import StoppingCriteria, TopKLogitsWarper
 
 from modeling_fblt.block_loss_fblt import IGNORED
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
@@ -80,8 +81,8 @@ GENERATE = {
     "sequence_bias": [3, {(1,): "x"}, {(1, 300): 2.0}, {1: 2.0}, [[[1], NAN]]],
     "stop_strings": [4, [4], ["a", None], [], "", ["a", ""], "without a tokenizer"],
     "generation_config": [{"max_new_tokens": 4}, "x"],
-    "logits_processor": [3, [3], "x"],
-    "stopping_criteria": [3, "x"],
+    "logits_processor": [3, [3], "x", [TopKLogitsWarper], [lambda ids, scores: None]],
+    "stopping_criteria": [3, "x", [StoppingCriteria]],
     "prefix_allowed_tokens_fn": [3],
     "streamer": [4],
     "tokenizer": [3],

@@ -19,7 +19,7 @@ from fblt.training.running.checkpoints import UNFINISHED, clean, newest_checkpoi
 
 from fblt.locks import alone_in
 from tests.thorough import long_run
-from tests.training.runs import losses, train_by_command, write_recipe
+from tests.training.runs import losses, train_by_command, write_recipe, write_stream
 
 # A long local run: FBLT_KILLS=100 python -m pytest tests/training/test_resume.py -k killed -s
 KILLS = int(os.environ.get("FBLT_KILLS", "3"))
@@ -77,15 +77,6 @@ def kill_somewhere(process, output: Path, seconds: float, chance: random.Random)
     return "training" if any(output.glob("checkpoint-*")) else "starting"
 
 
-def write_stream(folder: Path) -> dict:
-    """Texts in four files, and what a recipe says to stream them."""
-    folder.mkdir()
-    for shard in range(4):
-        rows = [json.dumps({"text": f"{shard}/{row}: " + "the patch of bytes " * (row % 9)}) for row in range(9)]
-        (folder / f"{shard}.jsonl").write_text("\n".join(rows))
-    return {"stream": f"{folder}/*.jsonl", "stream_parts": 2}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, pytest.param(True, marks=long_run)])
 def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path, streamed):
@@ -123,7 +114,8 @@ def test_a_killed_run_ends_bit_for_bit_as_an_uninterrupted_one(context, tmp_path
             atol=0,
         )
         assert not (output / UNFINISHED).exists()
-    print(f"{len(moments)} kills: { ({name: moments.count(name) for name in sorted(set(moments))}) }")
+        counts = {moment: moments.count(moment) for moment in sorted(set(moments))}
+        print(f"\ntrain: {len(moments)} kills, no difference: {json.dumps(counts)}", flush=True)
 
 
 def test_a_run_that_streams_its_texts_goes_on_with_the_row_that_follows(tmp_path):

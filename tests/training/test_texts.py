@@ -9,6 +9,7 @@ pytest.importorskip("datasets")
 
 from fblt.training.components.train_patcher import main as train_patcher  # noqa: E402
 from fblt.training.evaluation import evaluate  # noqa: E402
+from fblt.training.evaluation.samples import load_split  # noqa: E402
 from fblt.training.packing import pack  # noqa: E402
 from fblt.training.train import main as train  # noqa: E402
 
@@ -88,3 +89,14 @@ def test_files_of_text_are_evaluated(tmp_path, texts, tiny_checkpoint):
     again = tmp_path / "again.json"
     succeed(evaluate.main, "--model", tiny_checkpoint, "--data", jsonl, "--output", again, *FEW)
     assert json.loads(again.read_text())["next_byte"]["all"] == found["next_byte"]["all"]
+
+
+def test_a_prompt_and_its_completion_are_one_document_of_an_evaluation(tmp_path):
+    pairs = [{"prompt": "What? ", "completion": "é."}, {"prompt": "", "completion": "That."}]
+    jsonl = tmp_path / "pairs.jsonl"
+    jsonl.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    documents, split = load_split(jsonl)
+    assert split == "train" and documents["text"] == ["What? é.", "That."]
+    jsonl.write_text(json.dumps({"prompt": "What? ", "completion": None}) + "\n" + json.dumps(pairs[0]) + "\n")
+    with pytest.raises(ValueError, match="row 0 .*'completion'"):
+        load_split(jsonl)

@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from modeling_fblt.configuration_fblt import BOS_ID, PAD_ID
 
-from ..data.inputs import data_source, open_source
+from ..data.inputs import column_names, data_source, open_source
+from ..packing.instructions import COLUMNS
 from ..packing.sequences import encode_document, limit_sources
 from .measures import in_proportion
 
@@ -61,7 +62,8 @@ def load_split(data: str | Path, split: str | None = None) -> tuple[Dataset, str
     """The documents of one split, as columns `text` and `source`, and the split's name.
 
     Args:
-        data: whatever `fblt pack` reads: on this machine: files of text, folders, JSONL, saved `datasets` folders.
+        data: whatever `fblt train` reads: files of text, folders, JSONL, saved `datasets` folders. A prompt and its
+            completion are one document.
         split: None for `test` if there is one, or for the only split of data that has no more.
 
     Raises:
@@ -69,15 +71,19 @@ def load_split(data: str | Path, split: str | None = None) -> tuple[Dataset, str
     """
     source = data_source(data, "--data")
     with TemporaryDirectory() as scratch:
-        splits = open_source(source, {"text": "text"}, None, Path(scratch)).splits
+        instructions = set(COLUMNS) <= set(column_names(source, Path(scratch)))
+        columns = COLUMNS if instructions else ("text",)
+        splits = open_source(source, {name: name for name in columns}, None, Path(scratch)).splits
         if split is None:
             split = next(iter(splits)) if len(splits) == 1 else "test"
         if split not in splits:
-            raise ValueError(f"--split {split}: the data has {', '.join(splits)}")
-        texts = splits[split]["text"][:]
-        sources = splits[split]["source"][:] if source.parts else [source.name] * len(texts)
-    if None in texts:
-        raise ValueError(f"{source}: row {texts.index(None)} of split {split!r} has no 'text': leave it out.")
+            raise ValueError(f"--split {split}: the data has {', '.join(splits)}; give one of these.")
+        parts = [splits[split][name][:] for name in columns]
+        sources = splits[split]["source"][:] if source.parts else [source.name] * len(parts[0])
+    for name, texts in zip(columns, parts, strict=True):
+        if None in texts:
+            raise ValueError(f"{source}: row {texts.index(None)} of split {split!r} has no {name!r}: leave it out.")
+    texts = ["".join(row) for row in zip(*parts, strict=True)]
     return Dataset.from_dict({"text": texts, "source": sources}), split
 
 
