@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from transformers.generation import CompileConfig
 
 VARIANTS = ("compile", "int8")
-NETWORKS = ("patcher", "encoder", "global_transformer", "decoder")
 
 
 @dataclass
@@ -41,8 +41,7 @@ def build_variant(name: str, model, first_calls: Callable[[torch.nn.Module], Non
         changed = copy.deepcopy(model)
         if name == "compile":
             torch._dynamo.reset()
-            for network in filter(None, (getattr(changed.model, part) for part in NETWORKS)):
-                network.compile(dynamic=True)
+            changed.generation_config.compile_config = CompileConfig(mode=None, fullgraph=True)
         else:
             quantize(changed)
             notes["weights_mb"] = {

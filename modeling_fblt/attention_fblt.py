@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from .buffers_fblt import StoreColumns
 from .counting_fblt import counting, scalar
 from .gather_fblt import take_entries
 from .masks_fblt import windowed_causal
@@ -131,7 +132,7 @@ class CachedContext:
 
     def __init__(
         self,
-        stores: "list[KeyValueStore]",
+        stores: "list[KeyValueStore] | list[StoreColumns]",
         writes: list[tuple[slice, torch.Tensor | int]],
         end: int,
         inner: AttentionContext,
@@ -150,6 +151,19 @@ class CachedContext:
 
     def square(self, weights: torch.Tensor) -> torch.Tensor:
         return self.inner.square(weights)
+
+
+def offered_whole(columns: list[torch.Tensor], column: int, mask: torch.Tensor) -> CachedContext:
+    """A context that offers all of some stores' columns, one tensor per layer, and writes from one of them on.
+
+    Args:
+        mask: `[batch, queries, keys]`; what hides columns that hold nothing, too.
+    """
+    square = SquareContext(mask)
+    square.bias = as_bias(square.mask, columns[0].dtype)  # here, so that a compiled network finds it made
+    width = mask.shape[-1]
+    stores = [StoreColumns(data) for data in columns]
+    return CachedContext(stores, [(slice(None), column)], width, square, (0, width))
 
 
 class FlexContext:

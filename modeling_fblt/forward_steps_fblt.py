@@ -15,6 +15,7 @@ import torch
 from .attention_fblt import CachedContext, SquareContext
 from .cache_fblt import FBLTCache
 from .chunk_fblt import CHUNK_BYTES, Chunk, cut
+from .compiled_networks_fblt import network_call
 from .counting_fblt import counting
 from .masks_fblt import block_after, block_to_clean, last_keys, windowed_causal, within_document
 from .recorder_fblt import DecoderRecorder
@@ -142,17 +143,22 @@ def _decode_with_block(
     after_all = chunk is None and anchor is cache.lengths
     positions = cache.following(0, block_size) if after_all else anchor[:, None] + offsets  # [batch, block_size]
 
+    def seen(key: torch.Tensor) -> torch.Tensor:
+        first = end[:, None, None]
+        own = (key >= first) & (key < first + block_size)
+        to_clean = block_to_clean(positions[..., None], key, anchor[:, None, None], document[:, None, None], window)
+        return to_clean | own
+
+    if chunk is None and cache.compiles(block_size):
+        context = cache.fixed_context(cache.decoder, window, cache.max_column, block_size, seen)
+        return network_call(decoder, cache, block_size)(hidden, latents, index, positions, context)
     span = cache.span(window, n + block_size)
     key = cache.positions(span)[:, None]  # [batch, 1, keys]
     # Wherever the block begins, its keys are stored after the row's last byte, where later bytes overwrite them.
     if after_all and cache.same_column:
-        seen = block_after(block_size, key.shape[-1], window, key.device)
-        mask = within_document(key, document[:, None, None], seen)
+        mask = within_document(key, document[:, None, None], block_after(block_size, key.shape[-1], window, key.device))
     else:
-        first = end[:, None, None]
-        own = (key >= first) & (key < first + block_size)
-        to_clean = block_to_clean(positions[..., None], key, anchor[:, None, None], document[:, None, None], window)
-        mask = to_clean | own
+        mask = seen(key)
     writes = [(slice(n, n + block_size), cache.columns_from(end, block_size) if n else cache.place(0, block_size))]
     if chunk is not None:
         causal = windowed_causal(chunk.positions[..., None], key, chunk.document_start[:, :n, None], window)
@@ -182,8 +188,14 @@ def draft_bytes(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTC
     column = cache.place(offset, n)
 
     def context(stores, window: int) -> CachedContext:
+        first = document[:, None, None]
+        if cache.compiles(n):
+            query = positions[..., None]
+            return cache.fixed_context(
+                stores, window, cache.max_column + offset, n, lambda key: windowed_causal(query, key, first, window)
+            )
         span = cache.span(window, offset + n)
-        key, first = cache.positions(span)[:, None], document[:, None, None]
+        key = cache.positions(span)[:, None]
         if cache.same_column:
             mask = within_document(key, first, last_keys(n, key.shape[-1], window, key.device)).expand(-1, n, -1)
         else:
@@ -198,8 +210,8 @@ def draft_bytes(model: "FBLTModel", ids: torch.Tensor, offset: int, cache: FBLTC
         origin = document if config.isolate_documents else torch.zeros_like(document)
         reach = positions - origin[:, None]
         encoder_context = context(cache.encoder, config.encoder_config.sliding_window)
-        states = model.encoder(ids, before, reach, positions, encoder_context)
-    return model.decoder(
+        states = network_call(model.encoder, cache, n)(ids, before, reach, positions, encoder_context)
+    return network_call(model.decoder, cache, n)(
         model.decoder_input(ids, states),
         cache.last_reads(model.decoder),
         counting(1, ids.device).expand_as(positions),

@@ -43,6 +43,7 @@ from .byte_choice_fblt import ByteChoice
 from .cache_fblt import FBLTCache
 from .compaction_fblt import Compaction, by_row
 from .compatibility_fblt import CACHE_NAME, BothCacheNames, given_cache
+from .compiled_networks_fblt import compiled_networks
 from .drafters_fblt import build_drafter
 from .forward_steps_fblt import feed
 from .generation_config_fblt import NEW_BYTES, DecodingSettings, FBLTGenerationConfig
@@ -241,6 +242,7 @@ class FBLTGenerationMixin(GenerationMixin):
                 **model_kwargs,
             )
         join_maps(self)
+        cache.networks = compiled_networks(generation_config)
         returns_dict = generation_config.return_dict_in_generate
         state = GenerationState(
             self,
@@ -253,7 +255,7 @@ class FBLTGenerationMixin(GenerationMixin):
             pad_id=generation_config.pad_token_id,
             outputs=[n for n in ("scores", "logits") if returns_dict and getattr(generation_config, f"output_{n}")],
         )
-        drafter, criteria = build_drafter(settings, self), Criteria(stopping_criteria)
+        drafter, criteria = build_drafter(settings, self, cache.networks), Criteria(stopping_criteria)
         ended = torch.zeros_like(state.active)
         shown = int(state.known[0])
         # Streamers, criteria and processors of a user's own are shown the whole batch.
@@ -298,6 +300,7 @@ class FBLTGenerationMixin(GenerationMixin):
         if streamer is not None:
             streamer.end()
         compaction.bring_back(state)
+        state.cache.networks = None
         state.take_back(criteria.kept(state))
         return self._finish(state, input_ids, generation_config)
 

@@ -263,32 +263,28 @@ class FBLTTrainer(RecipeTrainer):
         self.optimizer = whole
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if is_sharded(resume_from_checkpoint) == self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if is_sharded(resume_from_checkpoint):
+            load_sharded_model(model or self.model, resume_from_checkpoint)
+        elif self.is_fsdp_enabled:
+            load_whole_model(model or self.model, resume_from_checkpoint)
         else:
-            load = load_whole_model if self.is_fsdp_enabled else load_sharded_model
-            load(model or self.model, resume_from_checkpoint)
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if is_sharded(self.state.best_model_checkpoint) == self.is_fsdp_enabled:
-            super()._load_best_model()
-        else:
+        if is_sharded(self.state.best_model_checkpoint) or self.is_fsdp_enabled:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and is_sharded(checkpoint) != self.is_fsdp_enabled:
-            if self.is_fsdp_enabled:
-                load_whole_optimizer(self.optimizer, checkpoint)
-            else:
-                load_sharded_optimizer(self.model, self.optimizer, checkpoint)
-            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
-        elif checkpoint is not None and self.is_fsdp_enabled:
-            whole = self.optimizer
-            with separate_parts(whole) as self.optimizer:
-                super()._load_optimizer_and_scheduler(checkpoint)
-            self.optimizer = whole
+        if checkpoint is None or not (is_sharded(checkpoint) or self.is_fsdp_enabled):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        if is_sharded(checkpoint):
+            load_sharded_optimizer(self.model, self.optimizer, checkpoint)
         else:
-            super()._load_optimizer_and_scheduler(checkpoint)
+            load_whole_optimizer(self.optimizer, checkpoint)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        return None
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Random numbers go on; those of other processes than these cannot, so new ones begin, the same every time."""

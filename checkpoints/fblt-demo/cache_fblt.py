@@ -6,21 +6,28 @@ is never read, and overwritten by what is fed next. Buffers by patch grow with t
 networks see a window, so only the last bytes of each row are held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.cache_utils import Cache
 
+from .attention_fblt import CachedContext, offered_whole
 from .buffers_fblt import KeyValueStore, Origin, PositionBuffer
 from .chunk_fblt import Chunk
 from .counting_fblt import counting, scalar
 from .gather_fblt import take_columns
 from .patching_fblt import NO_POSITION, PatchingState
 
+if TYPE_CHECKING:
+    from .compiled_networks_fblt import CompiledNetworks
+
 # So many bytes can always be taken back: far more than a draft has, or than one row runs ahead of another.
 RETAINED = 256
+# Compiled networks are called over so many new positions at most.
+MOST_COMPILED = 64
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class FBLTCache(Cache):
         geometry: sizes of the model that the cache is for.
         latents, document_patch: by patch: output of the global transformer, and its document's first patch.
         bounds: see [`Bounds`]; kept on the host, which waits for the device where lengths are new.
+        networks: compiled ones to call, as long as a `generate` that asked for them runs.
         slid: whether byte buffers have dropped anything; until then, columns are positions.
     """
 
@@ -78,7 +86,13 @@ class FBLTCache(Cache):
     is_croppable = False
     is_linear = (False,)
 
-    def __init__(self, config, batch_size: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        config,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        networks: "CompiledNetworks | None" = None,
+    ):
         super().__init__(layers=[])
         self.geometry = self.geometry_of(config)
         byte_networks = (config.patcher_config, config.encoder_config, config.decoder_config)
@@ -88,7 +102,7 @@ class FBLTCache(Cache):
         self._bounds: Bounds | None = Bounds.of([0], [0], [0])
         self.slid = False
         self._reads: tuple[int, int | torch.Tensor, list[torch.Tensor]] | None = None
-        self.columns = 0
+        self.columns, self.networks = 0, networks
         self.origin = origin = Origin(batch_size, device)
         self.ids, self.patch_index, self.patch_start, self.document_start, self.states = (
             PositionBuffer(origin=origin) for _ in range(5)
@@ -252,6 +266,45 @@ class FBLTCache(Cache):
     def span(self, window: int, new: int) -> tuple[int, int]:
         """Columns `[low, high)` that hold all keys of `new` more positions per row, each seeing `window` positions."""
         return max(0, self.bounds.min_column - window + 1), self.max_column + new
+
+    def compiles(self, new: int) -> bool:
+        """Whether networks are called compiled over `new` more positions per row."""
+        if self.networks is None or new > MOST_COMPILED or torch.is_grad_enabled():
+            return False
+        return self.same_column and self.same_patches and self.max_patches > 0
+
+    def fixed_context(
+        self,
+        stores: list[KeyValueStore],
+        window: int,
+        column: int,
+        new: int,
+        see: Callable[[torch.Tensor], torch.Tensor],
+    ) -> CachedContext:
+        """The context of a compiled network over `new` positions, written from `column` on: as many columns of its
+        stores whatever the text's length.
+
+        Args:
+            see: gives the mask `[batch, new, keys]` for positions of keys `[batch, 1, keys]`.
+        """
+        width, end = window + MOST_COMPILED, column + new
+        low = max(0, end - width)
+        for store in stores:
+            store.make_room(max(self.most_columns + MOST_COMPILED, low + width))
+        mask = see(self.positions((low, low + width))[:, None])
+        return offered_whole([store.data.narrow(2, low, width) for store in stores], column - low, mask)
+
+    def whole_context(
+        self, stores: list[KeyValueStore], place: int, new: int, see: Callable[[torch.Tensor], torch.Tensor]
+    ) -> CachedContext:
+        """As [`fixed_context`], over all columns but one that stores by patch have room for.
+
+        Rooms are powers of two, as the widths of models are; a graph would take a room for a width that it equals.
+        """
+        for store in stores:
+            store.make_room(place + new + 1)
+        columns = [store.data[:, :, :-1] for store in stores]
+        return offered_whole(columns, place, see(counting(columns[0].shape[2], self.lengths.device)))
 
     def positions(self, span: tuple[int, int]) -> torch.Tensor:
         """Positions that columns `[low, high)` of the byte buffers hold: `[batch, high - low]`."""

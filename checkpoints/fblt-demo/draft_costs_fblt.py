@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .cache_fblt import FBLTCache
+from .compiled_networks_fblt import CompiledNetworks
 from .fields_fblt import is_number
 from .forward_steps_fblt import draft_bytes, feed
 
@@ -52,26 +53,27 @@ class DraftCosts:
         return cls(**costs)
 
 
-def measured_costs(lm, rows: int, length: int) -> DraftCosts:
-    """What drafts of `length` bytes cost `lm` with so many rows. Measured at the first call and kept with the model.
+def measured_costs(lm, rows: int, length: int, networks: CompiledNetworks | None = None) -> DraftCosts:
+    """What drafts of `length` bytes cost `lm` with so many rows, and with `networks` compiled. Measured at
+    the first call and kept with the model.
 
     The calls run on a cache of their own, over bytes of their own, and draw no random numbers: they can change which
     drafts are tried, never what a given draft becomes.
     """
     kept = lm.__dict__.setdefault("_measured_draft_costs", {})
     weight = lm.lm_head.weight
-    key = (rows, length, str(weight.device), weight.dtype)
+    key = (rows, length, str(weight.device), weight.dtype, networks and networks.chosen)
     if key not in kept:
-        kept[key] = _measure(lm, rows, length)
+        kept[key] = _measure(lm, rows, length, networks)
     return kept[key]
 
 
 @torch.no_grad()
-def _measure(lm, rows: int, length: int) -> DraftCosts:
+def _measure(lm, rows: int, length: int, networks: CompiledNetworks | None) -> DraftCosts:
     weight, model = lm.lm_head.weight, lm.model
     device = weight.device
     ids = (torch.arange(CONTEXT + length, device=device) % 26 + 101).expand(rows, -1).contiguous()
-    cache = FBLTCache(lm.config, rows, device)
+    cache = FBLTCache(lm.config, rows, device, networks)
     before = torch.full((rows,), CONTEXT, device=device)
     feed(model, ids[:, :CONTEXT], before, cache, close_patch=True)
 
@@ -91,7 +93,8 @@ def _measure(lm, rows: int, length: int) -> DraftCosts:
         def choose(scores: torch.Tensor, *_) -> tuple[torch.Tensor, torch.Tensor]:
             return scores, scores.argmax(-1)
 
-        lm.draft_head.fill(ids[:, 0], hidden, logits, ids[:, :n], masked, choose)
+        step = networks and networks.head_step
+        lm.draft_head.fill(ids[:, 0], hidden, logits, ids[:, :n], masked, choose, step)
 
     one, all_ = (_fastest(lambda n=n: round_of(n), device) for n in (1, length))
     call, calls = (_fastest(lambda n=n: draft_of(n), device) for n in (1, length))

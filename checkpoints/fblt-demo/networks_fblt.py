@@ -110,6 +110,11 @@ class FBLTPreTrainedModel(PreTrainedModel):
 def local_context(config, stores, chunk: Chunk) -> AttentionContext:
     """Windowed causal attention of a byte network over a chunk, with or without a cache."""
     window, n, cache = config.sliding_window, chunk.ids.shape[1], chunk.cache
+    if cache is not None and cache.compiles(n):
+        query, document = chunk.positions[:, :, None], chunk.document_start[:, :n, None]
+        return cache.fixed_context(
+            stores, window, chunk.column, n, lambda key: windowed_causal(query, key, document, window)
+        )
     if cache is None and n > 2 * window:
         return TiledContext(chunk.document_start[:, :n], window)
     square, span = chunk.squares.get(window) or _square(chunk, window)

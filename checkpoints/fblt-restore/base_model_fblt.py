@@ -27,6 +27,7 @@ from .compatibility_fblt import (
     is_exporting,
     warn_if_untested,
 )
+from .compiled_networks_fblt import network_call
 from .configuration_fblt import FBLTConfig
 from .counting_fblt import counting, scalar
 from .forward_steps_fblt import feed
@@ -176,9 +177,10 @@ class FBLTModel(FBLTPreTrainedModel):
             if self.patcher is not None:
                 stores = None if cache is None else cache.patcher
                 context = local_context(config.patcher_config, stores, chunk)
+                patcher = network_call(self.patcher, cache, n)
                 # Not under autocast: boundaries must not depend on how finely entropies are rounded.
                 with torch.autocast(chunk.ids.device.type, enabled=False):
-                    chunk.entropies = entropies_from_logits(self.patcher(chunk.ids, chunk.positions, context))
+                    chunk.entropies = entropies_from_logits(patcher(chunk.ids, chunk.positions, context))
             isolated = config.isolate_documents
             boundaries = raw_boundaries(
                 config.patching_mode,
@@ -217,7 +219,7 @@ class FBLTModel(FBLTPreTrainedModel):
         isolated = self.config.isolate_documents
         reach = chunk.positions - chunk.document_start[:, :n] if isolated else chunk.positions
         context = local_context(self.config.encoder_config, None if cache is None else cache.encoder, chunk)
-        states = self.encoder(chunk.ids, before, reach, chunk.positions, context)
+        states = network_call(self.encoder, cache, n)(chunk.ids, before, reach, chunk.positions, context)
         if cache is not None:
             cache.states.write(states, chunk.column, cache.max_column + n)
         return states
@@ -259,27 +261,34 @@ class FBLTModel(FBLTPreTrainedModel):
             index = first + counting(m, device)  # [batch, m], patch indices in the row
         else:
             index = cache.following_patches(m)
-        fresh = cache is None or cache.max_patches == 0
-        if cache is not None and cache.same_patches:
-            keys = counting(cache.max_patches + m, device)
-            # One patch is the last of the keys, and sees all of its document.
-            seen = None if m == 1 else keys <= index[:1].t()
-            mask = within_document(keys, document[:, :m, None], seen)
-        else:
-            keys = index[0] if fresh else counting(cache.max_patches + m, device)
-            mask = causal(index[:, :, None], keys, document[:, :m, None])
-        context = SquareContext(mask)
+        context = self._patch_context(cache, index, document[:, :m])
+        latents = network_call(self.global_transformer, cache, m)(patches, index, context)
         if cache is not None:
-            end = cache.max_patches + m
-            span = None if fresh else (0, end)
-            place = cache.max_patches if cache.same_patches else index
-            context = CachedContext(cache.global_transformer, [(slice(None), place)], end, context, span)
-        latents = self.global_transformer(patches, index, context)
-        if cache is not None:
+            place, end = cache.max_patches if cache.same_patches else index, cache.max_patches + m
             cache.latents.write(latents, place, end)
             more = place if isinstance(place, int) else torch.cat([index, index[:, -1:] + 1], dim=1)
             cache.document_patch.write(document, more, end + 1)
         return torch.cat([previous.to(latents.dtype), latents], dim=1)
+
+    def _patch_context(
+        self, cache: FBLTCache | None, index: torch.Tensor, document: torch.Tensor
+    ) -> CachedContext | SquareContext:
+        """What new patches `index` `[batch, m]` see, whose documents begin at the patches `document` `[batch, m]`."""
+        query, document, m = index[:, :, None], document[:, :, None], index.shape[1]
+        if cache is None:
+            return SquareContext(causal(query, index[0], document))
+        held, end = cache.max_patches, cache.max_patches + m
+        if cache.compiles(m):
+            return cache.whole_context(cache.global_transformer, held, m, lambda key: causal(query, key, document))
+        if cache.same_patches:
+            # One patch is the last of the keys, and sees all of its document.
+            keys = counting(end, index.device)
+            mask = within_document(keys, document, None if m == 1 else keys <= index[:1].t())
+        else:
+            keys = counting(end, index.device) if held else index[0]
+            mask = causal(query, keys, document)
+        writes = [(slice(None), held if cache.same_patches else index)]
+        return CachedContext(cache.global_transformer, writes, end, SquareContext(mask), (0, end) if held else None)
 
     def _patch_documents(self, chunk: Chunk, separator: torch.Tensor, patch: torch.Tensor, m: int) -> torch.Tensor:
         """First patch of the document of each new patch, and of the one after: `[batch, m + 1]`.
@@ -316,7 +325,7 @@ class FBLTModel(FBLTPreTrainedModel):
             latent_index = latent_index.clamp(max=latents.shape[1] - 1)  # padding may count on
         if latents.shape[1] == 1 and chunk.cache is not None and without_gradient(latents):
             latents = chunk.cache.last_reads(self.decoder) if chunk.cache.max_patches else latents
-        return self.decoder(
+        return network_call(self.decoder, chunk.cache, chunk.ids.shape[1])(
             self.decoder_input(chunk.ids, states), latents, latent_index, chunk.positions, context, recorder
         )
 

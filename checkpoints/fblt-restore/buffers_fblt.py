@@ -102,6 +102,11 @@ class PositionBuffer:
         shape[0], shape[self.dim] = column.shape
         self.data = self.data.gather(self.dim, column.view(shape).expand_as(self.data))
 
+    def make_room(self, end: int) -> None:
+        """Has room for columns before `end`, if anything was written yet."""
+        if self.data is not None:
+            self._reserve(self.data, end)
+
     def _reserve(self, values: torch.Tensor, end: int) -> None:
         have = 0 if self.data is None else self.data.shape[self.dim]
         if end <= have:
@@ -126,3 +131,22 @@ class KeyValueStore(PositionBuffer):
     def read(self, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values in columns `low .. high - 1`, each `[batch, heads, high - low, head_dim]`."""
         return super().read(low, high).chunk(2, dim=1)
+
+
+class StoreColumns:
+    """A fixed number of columns of a store, as a compiled network reads and writes them.
+
+    Args:
+        data: `[batch, heads of keys, then those of values, columns, head_dim]`, a part of the store's buffer.
+    """
+
+    def __init__(self, data: torch.Tensor):
+        self.data = data
+
+    def write(self, values: torch.Tensor, column: int, end: int) -> None:
+        """Writes `values` from one column on, the same in all rows."""
+        self.data.narrow(2, column, values.shape[2]).copy_(values)
+
+    def read(self, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all columns, each `[batch, heads, columns, head_dim]`."""
+        return self.data.chunk(2, dim=1)

@@ -61,6 +61,20 @@ class FBLTDraftHead(nn.Module):
     def _output(self, mixed: torch.Tensor) -> torch.Tensor:
         return self.output_projection(F.gelu(mixed))
 
+    def step(
+        self, byte: torch.Tensor, state: torch.Tensor, read: torch.Tensor, mixed: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One position: the cell's next state `[batch, hidden_size]`, and the corrected logits `[batch, vocab]`.
+
+        Args:
+            byte: `[batch]`, the byte before the position.
+            state: `[batch, hidden_size]`, the cell's.
+            read, mixed: `[batch, hidden_size]`, what the cell and the correction take from the decoder's state.
+            logits: `[batch, vocab]`, the block's own.
+        """
+        state = self.cell(self.embed_tokens(byte) + read, state)
+        return state, logits + self._output(self.own_projection(state) + mixed)
+
     def fill(
         self,
         before: torch.Tensor,
@@ -69,6 +83,7 @@ class FBLTDraftHead(nn.Module):
         known: torch.Tensor,
         masked: torch.Tensor,
         choose: Callable[[torch.Tensor, int, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        step: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Fills in blocks from left to right. Without branches on data, so that it can compile to one graph.
 
@@ -80,6 +95,7 @@ class FBLTDraftHead(nn.Module):
             masked: `[batch, block_size]`, what to fill in.
             choose: called with corrected logits `[batch, vocab]`, the position in the block and the block's bytes
                 before it `[batch, position]`; returns scores `[batch, vocab]` and the bytes `[batch]` chosen by them.
+            step: [`step`], or a compiled form of it, to call with this head.
 
         Returns:
             Bytes `[batch, block_size]`, and the corrected logits and the scores of each position
@@ -89,10 +105,10 @@ class FBLTDraftHead(nn.Module):
         reads, mixed = self.state_projection(hidden), self.decoder_projection(hidden)
         state = reads.new_zeros(reads.shape[0], reads.shape[2])
         byte, filled, corrected, scored = before, known[:, :0], [], []
+        step = FBLTDraftHead.step if step is None else step
         for i in range(hidden.shape[1]):
-            read = self.embed_tokens(byte) + reads[:, i]
-            state = self.cell(read, state)
-            corrected.append(logits[:, i] + self._output(self.own_projection(state) + mixed[:, i]))
+            state, right = step(self, byte, state, reads[:, i], mixed[:, i], logits[:, i])
+            corrected.append(right)
             scores, chosen = choose(corrected[-1], i, filled)
             scored.append(scores)
             byte = torch.where(masked[:, i], chosen, known[:, i])

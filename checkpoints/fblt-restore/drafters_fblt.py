@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from .compiled_networks_fblt import CompiledNetworks
 from .counting_fblt import counting, scalar
 from .draft_costs_fblt import DraftCosts, measured_costs
 from .forward_steps_fblt import Block, draft_block, draft_bytes
@@ -271,7 +272,8 @@ class BlockFiller:
 
         masked = block.ids == state.lm.config.mask_token_id
         state.count(draft_head_nfe=masked.any(1).long() * masked.shape[1])
-        return state.lm.draft_head.fill(before, hidden, logits, block.ids, masked, choose)
+        step = None if state.cache.networks is None else state.cache.networks.head_step
+        return state.lm.draft_head.fill(before, hidden, logits, block.ids, masked, choose, step)
 
     def _known_counts(self, state: GenerationState, block: Block) -> list[int]:
         """How many known bytes blocks begin with, over the rows. Only where it matters, and is not clear, is it read
@@ -387,14 +389,14 @@ class BlockDrafter:
 DRAFTERS = {"ar": PlainDrafter, "blt-s": CausalDrafter, "blt-dv": VerifiedBlockDrafter}
 
 
-def build_drafter(settings: DecodingSettings, lm):
-    """The drafter of a decoding."""
+def build_drafter(settings: DecodingSettings, lm, networks: CompiledNetworks | None = None):
+    """The drafter of a decoding; `networks` are those that it will call compiled."""
     if settings.decoding == "blt-d":
         return BlockDrafter(settings)
-    return DRAFTERS[settings.decoding](settings, build_pace(settings, lm))
+    return DRAFTERS[settings.decoding](settings, build_pace(settings, lm, networks))
 
 
-def build_pace(settings: DecodingSettings, lm) -> Pace | FixedPace:
+def build_pace(settings: DecodingSettings, lm, networks: CompiledNetworks | None = None) -> Pace | FixedPace:
     """The pace of a verified decoding: chosen round by round if any setting is `"auto"`."""
     longest, looked_up = settings.longest_own_draft(lm.config), settings.prompt_lookup_num_tokens
     if not settings.adapts():
@@ -403,7 +405,7 @@ def build_pace(settings: DecodingSettings, lm) -> Pace | FixedPace:
 
     def find_ways(rows: int) -> tuple[list[Way], Way | None]:
         cost = settings.draft_cost
-        costs = measured_costs(lm, rows, max(longest, 2)) if cost is None else DraftCosts.given(cost)
+        costs = measured_costs(lm, rows, max(longest, 2), networks) if cost is None else DraftCosts.given(cost)
         lengths, block = range(least, longest + 1) if longest else range(0), settings.block_width(lm.config)
         copies = range(1, looked_up + 1) if looked_up else range(0)
         return ways_of(costs, settings.passes(), lengths, block, copies, head=bool(settings.draft_head))

@@ -124,7 +124,7 @@ def test_a_least_number_of_new_bytes_counts_for_each_row(case, name):
 def test_any_draft_at_all_gives_the_bytes_of_ar(case, monkeypatch, right):
     model, inputs, expected = case
     truth = torch.tensor(expected)
-    monkeypatch.setattr(generation_fblt, "build_drafter", lambda settings_, lm: ScriptedDrafter(truth, right))
+    monkeypatch.setattr(generation_fblt, "build_drafter", lambda *_: ScriptedDrafter(truth, right))
     assert generated(model, inputs, NEW, decoding="blt-s") == expected
     stop = expected[2][11]
     wanted = [row[: row.index(stop) + 1] if stop in row else row for row in expected]

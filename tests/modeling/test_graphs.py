@@ -1,17 +1,20 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
-"""Graphs of the model: `torch.export` of its forward, and steps of decoding that compile whole."""
+"""Graphs of the model: `torch.export` of its forward, and the networks as `generate` calls them compiled."""
 
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
+from transformers.generation import CompileConfig
 
-from modeling_fblt.cache_fblt import FBLTCache
-from modeling_fblt.forward_steps_fblt import Block, draft_block, feed
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
-from tests.modeling.naive_decoding import shared_model
-from tests.modeling.tiny import BLOCK, random_rows
-from tests.thorough import cases, long_run
+from tests.modeling.naive_decoding import NEVER, shared_model
+from tests.modeling.test_draft_head import model_with_head
+from tests.modeling.tiny import random_rows
+from tests.thorough import long_run
+
+# Four networks over one position and over more, the decoder with and without new latents, the draft head's step; and
+# what torch takes for constants before it has seen them change.
+MOST_GRAPHS = 16
 
 
 class Logits(nn.Module):
@@ -49,24 +52,75 @@ def test_an_exported_forward_gives_the_logits_of_the_model(given):
             torch.testing.assert_close(graph(*inputs), Logits(model)(*inputs), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=long_run)])
-def test_drafting_a_block_compiles_whole_and_once_for_all_lengths(backend):
-    """Twice at most: torch takes numbers for constants until they change. Drafts are those of the step as it is."""
-    model, rounds = shared_model(), cases(3, 8)
+SETTINGS = {
+    "ar": {"decoding": "ar"},
+    "blt-s": {"decoding": "blt-s", "draft_length": 4},
+    "blt-dv": {"decoding": "blt-dv", "unmasking": "one_step", "refine_steps": 1},
+    "blt-d": {"decoding": "blt-d", "unmasking": "sequential", "confidence_threshold": 0.012},
+}
+
+
+def compiling(backend: str) -> tuple[CompileConfig, list]:
+    """A `compile_config` that allows no break in a graph, and the list of graphs that it makes."""
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend(backend)
+    graphs, compile_graph = [], torch._dynamo.lookup_backend(backend)
 
-    def step(ids: torch.Tensor, cache: FBLTCache) -> torch.Tensor:
-        return model.byte_logits(draft_block(model.model, Block(ids, cache.lengths), cache))
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return compile_graph(graph, inputs)
 
-    compiled = torch.compile(step, fullgraph=True, backend=counter)
-    text, cache = random_rows(2, 20 + 3 * rounds, seed=0), FBLTCache(model.config, 2)
-    with torch.no_grad():
-        feed(model.model, text[:, :20], torch.tensor([20, 20]), cache)
-        for i in range(20, 20 + 3 * rounds, 3):
-            block = torch.full((2, BLOCK), model.config.mask_token_id)
-            block[:, 0] = text[:, i]
-            as_it_is = step(block, cache)  # so what bytes read of the latents is known when the compiled step runs
-            torch.testing.assert_close(compiled(block, cache), as_it_is, atol=1e-10, rtol=0)
-            feed(model.model, text[:, i : i + 3], torch.tensor([3, 3]), cache)
-    assert counter.frame_count <= 2
+    return CompileConfig(backend=counted, mode=None, fullgraph=True), graphs
+
+
+def written(model: FBLTForCausalLM, prompt: torch.Tensor, new: int, **settings):
+    torch.manual_seed(0)
+    return model.generate(
+        prompt, max_new_tokens=new, eos_token_id=NEVER, return_dict_in_generate=True, output_logits=True, **settings
+    )
+
+
+def assert_same_text(found, expected) -> None:
+    assert torch.equal(found.sequences, expected.sequences)
+    for name in ("decoder_nfe", "encoder_nfe", "global_nfe", "patcher_nfe", "draft_head_nfe", "accepted"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    for one, other in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)  # recorded in float32
+
+
+def check_compiled(backend: str, kind: str, settings: list[dict], new: int) -> tuple[CompileConfig, list]:
+    config, graphs = compiling(backend)
+    model, prompt = model_with_head(decoder_input=kind), random_rows(1, 20, seed=1)
+    made = []
+    for length in (new // 2, new):
+        for own in settings:
+            plain = written(model, prompt, length, **own)
+            found = written(model, prompt, length, compile_config=config, **own)
+            assert_same_text(found, plain)
+            assert found.past_key_values.networks is None
+        made.append(len(graphs))
+    assert 0 < made[0] == made[1] <= MOST_GRAPHS
+    return config, graphs
+
+
+def test_compiled_networks_write_the_same_text_and_are_compiled_once():
+    """Texts twice as long need no further graph, and what is compiled does not stay in the cache that is returned."""
+    config, graphs = check_compiled("eager", "embedding", [SETTINGS["ar"]], 120)
+    prompt, made = random_rows(1, 20, seed=1), len(graphs)
+    again = written(model_with_head(), prompt, 4, compile_config=config, disable_compile=True, **SETTINGS["ar"])
+    assert len(graphs) == made and again.sequences.shape[1] == 24
+
+
+@long_run
+@pytest.mark.parametrize("kind", ["embedding", "encoder"])
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled_networks_serve_all_decodings_with_the_same_graphs(backend, kind):
+    check_compiled(backend, kind, list(SETTINGS.values()), 1000)
+
+
+@long_run
+def test_rows_in_different_columns_are_decoded_as_they_are():
+    """Rows advance at their own pace; where they part, networks are called without a graph, to the same text."""
+    config, _ = compiling("eager")
+    model, rows = shared_model(), random_rows(3, 15, seed=2)
+    plain = written(model, rows, 12, **SETTINGS["blt-dv"])
+    assert_same_text(written(model, rows, 12, compile_config=config, **SETTINGS["blt-dv"]), plain)

@@ -49,6 +49,15 @@ def write_data(folder: Path, rows: int = 10) -> None:
     ).save_to_disk(str(folder))
 
 
+def write_stream(folder: Path) -> dict:
+    """Texts in four files, and what a recipe says to stream them."""
+    folder.mkdir()
+    for shard in range(4):
+        rows = [json.dumps({"text": f"{shard}/{row}: " + "the patch of bytes " * (row % 9)}) for row in range(9)]
+        (folder / f"{shard}.jsonl").write_text("\n".join(rows))
+    return {"stream": f"{folder}/*.jsonl", "stream_parts": 2}
+
+
 def write_instructions(folder: Path) -> None:
     """Prompts and completions of different lengths, as JSONL files."""
     folder.mkdir()

@@ -9,7 +9,6 @@ import fnmatch
 import json
 import os
 import random
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,12 +22,9 @@ import yaml
 from fblt.training.recipe import load_recipe
 from fblt.training.run import build_trainer, run, training_arguments
 from fblt.training.running.sharded import is_sharded, load_sharded_model, load_sharded_optimizer
-from safetensors.torch import load_file
 
-from fblt.checksums import write_checksums
 from modeling_fblt import FBLTConfig, FBLTForCausalLM, FBLTModel
 from tests.thorough import long_run
-from tests.training.resaved import resave
 from tests.training.runs import MODEL, losses, write_instructions, write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -40,18 +36,12 @@ SAME = {"rtol": 1e-5, "atol": 1e-5}
 
 @contextlib.contextmanager
 def launched(
-    config: str,
-    *arguments: Path,
-    processes: int = 2,
-    environment: dict[str, str] | None = None,
-    restarts: int = 0,
-    module: str = "launched",
+    config: str, *recipes: Path, processes: int = 2, environment: dict[str, str] | None = None, restarts: int = 0
 ) -> Iterator[subprocess.Popen]:
     """Runs recipes one after another in several processes; a failure, once they have ended, shows all they printed.
 
     Args:
         restarts: how often the launcher starts all processes again after one has failed.
-        module: of the tests, what is started; `launched` takes recipes.
     """
     command = [
         sys.executable,
@@ -62,7 +52,7 @@ def launched(
     ]
     command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
     command += ["--max_restarts", str(restarts)] if restarts else []
-    command += ["-m", f"tests.training.{module}", *map(str, arguments)]
+    command += ["-m", "tests.training.launched", *map(str, recipes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     with tempfile.TemporaryFile("w+") as printed:
         launcher = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT)
@@ -75,9 +65,9 @@ def launched(
         assert code == 0, printed.read()
 
 
-def launch(config: str, *arguments: Path, **options) -> None:
+def launch(config: str, *recipes: Path, **options) -> None:
     """As [`launched`], and waits for the end."""
-    with launched(config, *arguments, **options) as launcher:
+    with launched(config, *recipes, **options) as launcher:
         launcher.wait()
 
 
@@ -145,15 +135,6 @@ def optimizer_state(recipe: Path, checkpoint: Path) -> dict:
     trainer.create_optimizer_and_scheduler(1)
     load_sharded_optimizer(trainer.model, trainer.optimizer, checkpoint)
     return trainer.optimizer.state_dict()
-
-
-def weights(recipe: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint, sharded or not."""
-    if not is_sharded(checkpoint):
-        return load_file(checkpoint / "model.safetensors")
-    trainer = build_trainer(load_recipe(recipe))
-    load_sharded_model(trainer.model, checkpoint)
-    return trainer.model.state_dict()
 
 
 @pytest.mark.slow
@@ -237,54 +218,6 @@ def test_four_processes_train_as_one_process_with_the_joint_batch(tmp_path, conf
     assert_same_logs(tmp_path / "one", tmp_path / "four")
     expected = optimizer_state(one, tmp_path / "one/checkpoint-1")
     torch.testing.assert_close(optimizer_state(four, tmp_path / "four/checkpoint-1"), expected, **SAME)
-
-
-@long_run
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_checkpoint_that_went_through_four_two_one_and_four_processes_is_what_it_was(tmp_path, optimizer):
-    """Bit for bit: weights, optimizer state, and the steps that four processes make from there.
-
-    Random numbers of four processes cannot go through one, so they are put back for these steps.
-    """
-    settings = {"name": optimizer, "learning_rate": 1e-3} | ({"muon_float32": True} if optimizer == "muon" else {})
-    sizes = {"first": 4, "two": 2, "one": 1, "four": 4}
-    recipes = {
-        name: write_recipe(
-            tmp_path,
-            name,
-            WHOLE_BLOCKS,
-            {**TRAINER, "max_steps": 2, "per_device_train_batch_size": 4 // processes},
-            optimizer=settings,
-        )
-        for name, processes in sizes.items()
-    }
-    launch("fsdp2_cpu", recipes["first"], processes=4)
-    checkpoint = tmp_path / "first/checkpoint-2"
-    expected = weights(recipes["one"], checkpoint), optimizer_state(recipes["one"], checkpoint)
-    for name in ("two", "one", "four"):
-        arguments = (checkpoint, recipes[name])
-        if sizes[name] == 1:
-            resave(*map(str, arguments))
-        else:
-            launch("fsdp2_cpu", *arguments, processes=sizes[name], module="resaved")
-        checkpoint = tmp_path / name / "checkpoint-2"
-        assert is_sharded(checkpoint) == (sizes[name] > 1)
-        found = weights(recipes["one"], checkpoint), optimizer_state(recipes["one"], checkpoint)
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    for file in (tmp_path / "first/checkpoint-2").glob("rng_state*.pth"):
-        shutil.copy(file, checkpoint)
-    write_checksums(checkpoint)
-    longer = []
-    for name in ("first", "four"):
-        recipe = yaml.safe_load(recipes[name].read_text())
-        recipe["trainer"]["max_steps"] = 4
-        longer.append(tmp_path / f"longer-{name}.yaml")
-        longer[-1].write_text(yaml.safe_dump(recipe))
-    launch("fsdp2_cpu", *longer, processes=4)
-    first, last = (weights(recipes["one"], tmp_path / name / "checkpoint-4") for name in ("first", "four"))
-    torch.testing.assert_close(first, last, rtol=0, atol=0)
-    assert losses(tmp_path / "first") == losses(tmp_path / "four")
 
 
 @long_run

@@ -19,7 +19,7 @@ from fblt.training.running.checkpoints import UNFINISHED, clean, newest_checkpoi
 
 from fblt.locks import alone_in
 from tests.thorough import long_run
-from tests.training.runs import losses, train_by_command, write_recipe
+from tests.training.runs import losses, train_by_command, write_recipe, write_stream
 
 # A long local run: FBLT_KILLS=100 python -m pytest tests/training/test_resume.py -k killed -s
 KILLS = int(os.environ.get("FBLT_KILLS", "3"))
@@ -75,15 +75,6 @@ def kill_somewhere(process, output: Path, seconds: float, chance: random.Random)
     if unfinished(output):
         return "writing"
     return "training" if any(output.glob("checkpoint-*")) else "starting"
-
-
-def write_stream(folder: Path) -> dict:
-    """Texts in four files, and what a recipe says to stream them."""
-    folder.mkdir()
-    for shard in range(4):
-        rows = [json.dumps({"text": f"{shard}/{row}: " + "the patch of bytes " * (row % 9)}) for row in range(9)]
-        (folder / f"{shard}.jsonl").write_text("\n".join(rows))
-    return {"stream": f"{folder}/*.jsonl", "stream_parts": 2}
 
 
 @pytest.mark.slow

@@ -15,10 +15,11 @@ logger = logging.getLogger(__name__)
 UNFINISHED = "unfinished"  # within a run's output: what is being written, replaced or deleted
 DAMAGED = "damaged"  # and checkpoints that were whole once
 SHARDED_MODEL, SHARDED_OPTIMIZER = "pytorch_model_fsdp_0", "optimizer_0"  # Accelerate's names
+DESCRIPTION = ".metadata"  # in each, torch's name
 # What a run needs to go on exactly, each as any of several files, since earlier versions kept no checksums.
 NEEDED = {
-    "weights": ("*.safetensors", f"{SHARDED_MODEL}/.metadata", "pytorch_model*.bin"),
-    "optimizer": (OPTIMIZER_NAME, f"{SHARDED_OPTIMIZER}/.metadata"),
+    "weights": ("*.safetensors", f"{SHARDED_MODEL}/{DESCRIPTION}", "pytorch_model*.bin"),
+    "optimizer": (OPTIMIZER_NAME, f"{SHARDED_OPTIMIZER}/{DESCRIPTION}"),
     "learning-rate schedule": (SCHEDULER_NAME,),
     "random numbers": ("rng_state*.pth",),
 }

@@ -22,7 +22,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers.trainer import OPTIMIZER_NAME
 
-from .checkpoints import SHARDED_MODEL, SHARDED_OPTIMIZER
+from .checkpoints import DESCRIPTION, SHARDED_MODEL, SHARDED_OPTIMIZER
+from .descriptions import CheckedPlanner, check_description
 from .optimizers import MuonWithAdamW
 
 
@@ -55,18 +56,29 @@ def is_sharded(checkpoint: str | Path) -> bool:
 
 
 def load_sharded_model(model: nn.Module, checkpoint: str | Path) -> None:
-    """Loads a sharded checkpoint's weights into a model that is whole in this process."""
+    """Loads a sharded checkpoint's weights into a model, sharded or whole, in any number of processes.
+
+    Raises:
+        ValueError: the checkpoint holds more than descriptions, see [`check_description`].
+    """
     state = {"model": get_model_state_dict(model)}
-    dcp.load(state, checkpoint_id=Path(checkpoint) / SHARDED_MODEL, no_dist=True)
+    _read(state, Path(checkpoint) / SHARDED_MODEL, model)
     set_model_state_dict(model, state["model"])
 
 
 def load_sharded_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: str | Path) -> None:
-    """Loads a sharded checkpoint's optimizer state into the optimizer of a whole model."""
+    """As [`load_sharded_model`], for the state of the model's optimizer."""
     with separate_parts(optimizer) as parts:
         state = {"optimizer": get_optimizer_state_dict(model, parts)}
-        dcp.load(state, checkpoint_id=Path(checkpoint) / SHARDED_OPTIMIZER, no_dist=True)
+        _read(state, Path(checkpoint) / SHARDED_OPTIMIZER, model)
         set_optimizer_state_dict(model, parts, state["optimizer"])
+
+
+def _read(state: dict, folder: Path, model: nn.Module) -> None:
+    """Reads into `state`, which all processes of a sharded model do together, those of a whole one each alone."""
+    check_description(folder / DESCRIPTION)
+    alone = not any(isinstance(weight, DTensor) for weight in model.parameters())
+    dcp.load(state, checkpoint_id=folder, planner=CheckedPlanner(), no_dist=alone)
 
 
 def load_whole_model(model: nn.Module, checkpoint: str | Path) -> None:

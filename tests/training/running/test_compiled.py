@@ -9,7 +9,9 @@ from tests.thorough import long_run
 from tests.training.runs import losses, write_recipe
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=long_run)])
+@pytest.mark.parametrize(
+    "backend", ["eager", *(pytest.param(name, marks=long_run) for name in ("aot_eager", "inductor"))]
+)
 def test_a_run_with_compiled_layers_has_the_losses_of_one_without(tmp_path, backend):
     """With layers computed twice, patches of other numbers in every step, and an evaluation in between."""
     torch._dynamo.reset()
