@@ -39,18 +39,18 @@ class Hang(BaseException):
 
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raises [`Hang`] in what takes longer."""
+    """Raises [`Hang`] in what takes more of this process's own time: other work on the machine makes no hang."""
 
     def stop(*arguments):
         raise Hang(f"longer than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def damage(folder: Path, chance: random.Random, elsewhere: Path, files: tuple[str, ...] = ("*",)) -> str:

@@ -31,7 +31,7 @@ from tests.fuzz.damage import damage, within  # noqa: E402
 from tests.thorough import cases  # noqa: E402
 from tests.training.runs import MODEL, write_recipe  # noqa: E402
 
-SECONDS = 60  # the longest that a refusal may take, on a busy machine
+SECONDS = 60  # the longest that a refusal may take, of the process's own time
 
 
 def attack(whole: Path, tmp_path: Path, number: int, use: Callable[[Path], None], refusals: tuple, **settings) -> None:

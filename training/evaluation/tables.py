@@ -1,5 +1,6 @@
 """The evaluation as tables: plain text where there is no terminal."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -20,23 +21,23 @@ def interval(ratio: dict) -> str:
 
 def print_evaluation(evaluation: dict, console: Console) -> None:
     """Prints every figure of `evaluate`'s result but the samples."""
-    console.print(next_byte_table(evaluation["next_byte"]))
-    console.print(offset_table(evaluation["drafts"]))
-    console.print(leading_table(evaluation["drafts"]))
-    console.print(writing_table(evaluation["writing"]))
-    console.print(cost_table(evaluation["writing"]))
-    console.print(acceptance_table(evaluation["writing"]))
-    for temperature in evaluation["quality"]["settings"]:
-        console.print(quality_table(evaluation["quality"], temperature))
+    drafts, writing, quality = (evaluation[name] for name in ("drafts", "writing", "quality"))
+    tables = [next_byte_table(evaluation["next_byte"]), offset_table(drafts), leading_table(drafts)]
+    tables += [writing_table(writing), cost_table(writing), acceptance_table(writing)]
+    tables += [quality_table(quality, temperature) for temperature in quality["settings"]]
+    for table in tables:
+        console.print(table, "")
     for line in equality_lines(evaluation["writing"]["equality"]):
         console.print(line, markup=False, highlight=False)
 
 
 def _table(title: str, first: str, *headings: str) -> Table:
-    table = Table(title=title)
-    table.add_column(first)
+    table = Table(
+        title=title, box=SIMPLE_HEAD, show_edge=False, padding=0, title_justify="left", caption_justify="left"
+    )
+    table.add_column(first, no_wrap=True)
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -108,6 +109,8 @@ def acceptance_table(figures: dict) -> Table:
     return table
 
 
+# Eighty columns hold these.
+SHORT_HEADINGS = ("bits/B", "+-", "words", "+-", "8-gr.", "dec/B", "glob/B", "MB/B", "kept")
 QUALITY_HEADINGS = ("bits/byte", "+-", "known words", "+-", "8-grams", "decoder/B", "global/B", "MB/B", "kept")
 
 
@@ -128,7 +131,8 @@ def quality_table(figures: dict, temperature: str) -> Table:
     title = (
         f"Text of every setting, {TITLES.get(temperature, f'sampled at {temperature}')}: {figures['prompts']} prompts"
     )
-    table = _table(title, "setting", *QUALITY_HEADINGS)
+    table = _table(title, "setting", *SHORT_HEADINGS)
+    table.caption = "words: share of known words; 8-gr.: of distinct 8-grams; /B: per byte"
     for name, cells in quality_rows(figures, temperature):
         table.add_row(name, *cells)
     return table

@@ -306,6 +306,7 @@ def test_a_whole_run(tiny_checkpoint, tiny_data, tmp_path):
     command = ["--model", str(tiny_checkpoint), "--data", str(tiny_data), "--output", str(output), *SMALL]
     printed = succeed(evaluate.main, *command, "--plot", picture)
     assert "bits/byte" in printed and "blt-dv equals ar on" in printed and str(output) in printed
+    assert "…" not in printed  # eighty columns hold every table
     result = json.loads(output.read_text())
     assert set(result) == {
         "format",

@@ -6,7 +6,10 @@ from fblt.training.recipe import load_recipe
 from fblt.training.run import run
 
 from tests.thorough import long_run
+from tests.training.forked import fork
 from tests.training.runs import losses, write_recipe
+from tests.training.test_distributed import TRAINER, WHOLE_BLOCKS, assert_same_logs
+from tests.training.test_resharding import train
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,26 @@ def test_a_run_with_compiled_layers_has_the_losses_of_one_without(tmp_path, back
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     for step, entry in expected.items():
         assert found[step] == pytest.approx(entry, rel=1e-5), step
+
+
+@long_run
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2_cpu"])
+def test_two_processes_with_compiled_layers_train_as_one_without(tmp_path, config):
+    one, two = (
+        write_recipe(
+            tmp_path,
+            name,
+            WHOLE_BLOCKS,
+            {**TRAINER, "per_device_train_batch_size": batch},
+            optimizer={"name": "adamw", "learning_rate": 1e-3},
+            **changes,
+        )
+        for name, batch, changes in (("one", 4, {}), ("two", 2, {"compile_layers": "aot_eager"}))
+    )
+    train(one)
+    fork(config, 2, train, two)
+    assert_same_logs(tmp_path / "one", tmp_path / "two")
 
 
 def test_an_unknown_backend_is_refused_by_name(tmp_path):
