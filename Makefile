@@ -1,6 +1,6 @@
 # make demo [TEXT="..."] [PROMPT="..."] [ARGS="..."]
-#                                         watch the bundled checkpoints restore lines, yours too, and write; then see
-#                                         what their decodings saved; ARGS="--threads 2"
+#                                         watch the bundled checkpoints restore lines and write, or one of them with
+#                                         yours; then see what their decodings saved; ARGS="--threads 2"
 # make test [ARGS="..."]                  lint, every test, and `make contract`; with ARGS the tests they choose alone
 # make contract [ARGS="..."]              the tests of the contract with transformers, on the oldest release supported
 # make lint                               ruff: rules and format

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from modeling_fblt.cache_fblt import RETAINED
+from modeling_fblt.compatibility_fblt import CACHE_NAME
 
 from .harness import Stopwatch
 
@@ -41,7 +42,7 @@ class Prefix:
         output = model.generate(
             self.ids,
             attention_mask=torch.ones_like(self.ids),
-            past_key_values=self.cache,
+            **{CACHE_NAME: self.cache},
             do_sample=False,
             eos_token_id=None,
             max_new_tokens=new_bytes,

@@ -97,7 +97,7 @@ class Options:
     def parts(self) -> list[Part]:
         """What is to be shown, in its order."""
         prompts = [spaces_to_tabs(text) for text in self.prompt] or PROMPTS
-        lines = [prompt_of(line) for line in (*DAMAGED, *self.text)]
+        lines = [prompt_of(line) for line in self.text or DAMAGED]
         every = {
             "restore": Part(
                 "Restoring damaged lines: what follows each is the line put right",
@@ -116,7 +116,9 @@ class Options:
                 self.temperature,
             ),
         }
-        return [part for name, part in every.items() if name in self.part]
+        # Who brings a line or a prompt wants to see that.
+        brought = [name for name, given in (("restore", self.text), ("write", self.prompt)) if given]
+        return [part for name, part in every.items() if name in (self.part or brought or every)]
 
 
 def load(path: str, option: str = "--model") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -200,14 +202,13 @@ def busy(threads: int) -> str | None:
     "--part",
     type=click.Choice(["restore", "write"]),
     multiple=True,
-    default=["restore", "write"],
-    help="What to show; may be given twice (default: both).",
+    help="What to show; may be given twice (default: what --text or --prompt is for, else both).",
 )
 @click.option(
     "--text",
     multiple=True,
     metavar="LINE",
-    help="A damaged line of yours, restored after the built-in ones; may be given several times.",
+    help="A damaged line of yours, to restore instead of the built-in ones; may be given several times.",
 )
 @click.option(
     "--restorer",

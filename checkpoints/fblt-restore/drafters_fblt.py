@@ -287,7 +287,7 @@ class BlockFiller:
     def _after_known(
         self, state: GenerationState, block: Block, given, proposals, confidence, record, noise, dead
     ) -> Draft:
-        """A block without its `given` `[batch]` known bytes: what was drafted, `[batch, block_size]`, padded."""
+        """A block without its `given` `[batch]` known bytes: what was drafted, padded where rows differ in them."""
         size, known = block.ids.shape[1], self._known(state)
         if known is None:
             index = (given[:, None] + counting(size, given.device)).clamp(max=size - 1)
@@ -298,7 +298,7 @@ class BlockFiller:
         def moved(values: torch.Tensor) -> torch.Tensor:
             if known is None:
                 return take_columns(values, index)
-            return torch.cat([values[:, known:], *[values[:, -1:]] * known], dim=1) if known else values
+            return values[:, known:]
 
         if confidence is not None:
             lengths = torch.minimum(lengths, confident_length(moved(confidence), self.settings.draft_confidence))
@@ -307,7 +307,7 @@ class BlockFiller:
             lengths,
             None if proposals is None else moved(proposals),
             {name: moved(values) for name, values in record.items()},
-            noise,
+            None if noise is None else noise[:, : size - (known or 0)],
             None if dead is None else moved(dead),
         )
 

@@ -17,6 +17,7 @@ from transformers import (
 
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.modeling.tiny import random_rows, tiny_model
+from tests.thorough import long_run
 
 # Documented in docs/works-with.md: what decides where patches start, and what is read at every byte, stays as it is.
 KEPT = ["model.patcher", "lm_head"]
@@ -51,7 +52,7 @@ def is_quantised(module: torch.nn.Module) -> bool:
     return type(module) is not torch.nn.Linear or type(module.weight.data) is not torch.Tensor
 
 
-@pytest.mark.parametrize("kind", ["torchao", "quanto", "bitsandbytes"])
+@pytest.mark.parametrize("kind", ["torchao", "quanto", pytest.param("bitsandbytes", marks=long_run)])
 def test_a_quantised_model_keeps_its_patches(saved, kind):
     if kind == "torchao":
         from torchao.quantization import Int8WeightOnlyConfig

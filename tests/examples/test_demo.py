@@ -92,19 +92,32 @@ def test_text_is_sampled_from_a_seed_and_blt_d_comes_last(checkpoint):
     assert "same bytes as ar" not in output
 
 
-def test_lines_are_restored_before_text_is_written(checkpoint, monkeypatch):
-    """Built-in lines and the user's, in the room that a restoration may take, greedily."""
-    monkeypatch.setattr(demo, "DAMAGED", ("ab",))
+def test_lines_are_restored_before_text_is_written(checkpoint):
+    """A user's lines, in the room that a restoration may take, greedily."""
     arguments = ["--restorer", checkpoint, "--model", checkpoint, "--prompt", "ab", "--max-new-bytes", "4"]
     output = succeed(demo.main, *arguments, "--text", "cd", "--decoding", "ar", "--decoding", "blt-s")
     restored, written = output.split("=== Writing on from a prompt")
-    for line in ("ab", "cd"):
-        assert line in restored
-    assert "Text 2 of 2" in restored and "Text 1 of 1" in written
+    assert "cd" in restored
+    assert "Text 1 of 1" in restored and "Text 1 of 1" in written
     assert table_row(restored, "same bytes as ar") == ["-", "yes"]
-    room = sum(room_for(prompt_of(line).encode()) for line in ("ab", "cd"))
-    assert 0 < int(table_row(restored, "bytes written")[0]) <= room
+    assert 0 < int(table_row(restored, "bytes written")[0]) <= room_for(prompt_of("cd").encode())
     assert table_row(written, "bytes written") == ["4", "4"]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ([], ["restore", "write"]),
+        (["--text", "cd"], ["restore"]),
+        (["--prompt", "ab"], ["write"]),
+        (["--text", "cd", "--part", "write"], ["write"]),
+    ],
+)
+def test_who_brings_a_text_sees_what_becomes_of_it(given, shown, monkeypatch):
+    found = []
+    monkeypatch.setattr(demo, "show", lambda part, *others: found.append(part.option))
+    succeed(demo.main, *given)
+    assert found == [{"restore": "--restorer", "write": "--model"}[name] for name in shown]
 
 
 def test_threads_are_taken_and_a_busy_machine_is_told(checkpoint, monkeypatch):

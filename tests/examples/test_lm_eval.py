@@ -13,6 +13,7 @@ from lm_eval.tasks import TaskManager
 from modeling_fblt.configuration_fblt import BYTE_OFFSET
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.modeling.tiny import tiny_model
+from tests.thorough import long_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "lm_eval"
@@ -32,7 +33,7 @@ def run(model, task: str, folder: Path, monkeypatch, **settings) -> dict:
     return simple_evaluate(model=harness, tasks=[task], task_manager=manager, bootstrap_iters=0)
 
 
-@pytest.mark.parametrize("window", [None, 24])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=long_run), 24])
 def test_bits_per_byte_of_a_text(model, window, tmp_path, monkeypatch):
     (tmp_path / "LICENSE").write_text(TEXT, encoding="utf-8")
     results = run(model, "byte_text", tmp_path, monkeypatch, max_length=window, add_bos_token=False)

@@ -278,7 +278,7 @@ def copies_judged_as_drawn(draft, copies, lengths):
     ("owner", "name", "rule", "mode", "draws"),
     [
         # These shift the law by little.
-        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes", 20_000),
+        pytest.param(ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes", 20_000, marks=long_run),
         (ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch", 20_000),
         (drafters_fblt, "with_copies", copies_judged_as_drawn, "lookup beside blocks", 5_000),
     ],

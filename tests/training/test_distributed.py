@@ -258,6 +258,7 @@ def drafts(run: Path) -> dict[str, float]:
 
 
 @long_run
+@long_run
 @pytest.mark.slow
 def test_evaluations_under_fsdp2_make_the_drafts_of_one_process(tmp_path):
     model = {**WHOLE_BLOCKS, "draft_head_config": {"hidden_size": 8}}

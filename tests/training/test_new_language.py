@@ -8,6 +8,7 @@ from fblt.training.examples import new_language
 from modeling_fblt import FBLTForCausalLM
 from tests.cli import refusal, succeed
 from tests.modeling.tiny import tiny_model
+from tests.thorough import long_run
 
 LINES = [f"La riga numero {i} è già stata più corta di così." for i in "abcdefghijklmnopqrstuvwxyz"]
 
@@ -29,7 +30,7 @@ def test_too_few_lines_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--lora", "--rank", "2"]])
+@pytest.mark.parametrize("options", [pytest.param([], marks=long_run), ["--lora", "--rank", "2"]])
 def test_the_example_prints_before_and_after_and_saves_a_model_that_loads(tmp_path, monkeypatch, options):
     model = tiny_model(seed=4, dtype=torch.float32, patching_mode="space")
     model.save_pretrained(tmp_path / "model")
