@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -22,17 +23,31 @@ def environment(config: str, processes: int) -> dict[str, str]:
     return {name: value for name, value in changed.items() if os.environ.get(name) != value} | meeting | sizes
 
 
-def fork(config: str, processes: int, work: Callable, *arguments) -> None:
-    """Calls `work(*arguments)` in so many processes, which find each other as those of a launch do."""
+def start(config: str, processes: int, work: Callable, *arguments) -> list[BaseProcess]:
+    """Begins `work(*arguments)` in so many processes, which find each other as those of a launch do."""
     context, variables = multiprocessing.get_context("fork"), environment(config, processes)
     started = [
         context.Process(target=_work, args=(variables, rank, work, arguments), daemon=True) for rank in range(processes)
     ]
     for process in started:
         process.start()
-    for process in started:
-        process.join()
-    assert [process.exitcode for process in started] == [0] * processes
+    return started
+
+
+def end(started: list[BaseProcess]) -> list[int]:
+    """Waits for processes; once one has failed, the others, which would wait for it, are killed. Their exit codes."""
+    while any(process.is_alive() for process in started):
+        if any(process.exitcode for process in started):
+            for process in started:
+                process.kill()
+        for process in started:
+            process.join(0.05)
+    return [process.exitcode for process in started]
+
+
+def fork(config: str, processes: int, work: Callable, *arguments) -> None:
+    """As [`start`], and waits for the end of all, none of which may fail."""
+    assert end(start(config, processes, work, *arguments)) == [0] * processes
 
 
 def _work(variables: dict[str, str], rank: int, work: Callable, arguments: tuple) -> None:

@@ -3,7 +3,6 @@
 A long local run: FBLT_THOROUGH=1 FBLT_KILLS=20 python -m pytest tests/training/test_launched_kills.py -s
 """
 
-import contextlib
 import os
 import random
 import signal
@@ -15,7 +14,7 @@ import pytest
 from fblt.training.running.checkpoints import UNFINISHED
 
 from tests.thorough import long_run
-from tests.training.runs import losses, write_data, write_recipe
+from tests.training.runs import losses, write_recipe
 from tests.training.test_distributed import launched
 
 KILLS = int(os.environ.get("FBLT_KILLS", "1"))
@@ -51,52 +50,6 @@ def kill_one(launcher, output: Path, chance: random.Random) -> str | None:
     return None
 
 
-def kill_one_while_packing(launcher, output: Path, chance: random.Random) -> bool:
-    """Kills one process, any of them, while rows are packed; False if they are packed before that."""
-    while launcher.poll() is None and not any(output.glob("checkpoint-*")):
-        found = ranks(launcher.pid)
-        if found and any(output.glob("rows/.*-partial")):
-            time.sleep(chance.uniform(0, 0.1))
-            packing = any(output.glob("rows/.*-partial"))
-            with contextlib.suppress(psutil.NoSuchProcess):
-                chance.choice(found).send_signal(signal.SIGKILL)
-                wait_until_noticed(launcher, len(found))
-                if packing:
-                    return True
-        time.sleep(0.002)
-    return False
-
-
-def wait_until_noticed(launcher, processes: int) -> None:
-    gone = time.monotonic() + 60
-    while len(ranks(launcher.pid)) == processes and time.monotonic() < gone:
-        time.sleep(0.05)
-
-
-@long_run
-@pytest.mark.slow
-def test_a_launch_that_loses_processes_while_it_packs_has_the_rows_and_weights_of_an_undisturbed_one(tmp_path):
-    settings = {"trainer": TRAINER | {"max_steps": 2}, "optimizer": {"name": "adamw", "learning_rate": 1e-3}}
-    write_data(tmp_path / "data", rows=20_000)
-    with launched("ddp_cpu", write_recipe(tmp_path, "whole", **settings), processes=PROCESSES) as launcher:
-        launcher.wait()
-    chance, kills, runs = random.Random(0), 0, 0
-    while kills < KILLS:
-        output = tmp_path / f"killed-{runs}"
-        recipe, runs = write_recipe(tmp_path, output.name, **settings), runs + 1
-        with launched("ddp_cpu", recipe, processes=PROCESSES, restarts=20) as launcher:
-            while kills < KILLS and kill_one_while_packing(launcher, output, chance):
-                kills += 1
-            launcher.wait()
-        whole = sorted((tmp_path / "whole/rows").rglob("*.arrow"))
-        assert whole and [(output / file.relative_to(tmp_path / "whole")).read_bytes() for file in whole] == [
-            file.read_bytes() for file in whole
-        ]
-        final = "final/model.safetensors"
-        assert (output / final).read_bytes() == (tmp_path / "whole" / final).read_bytes()
-    print(f"\n{kills} kills while packing, in {runs} runs", flush=True)
-
-
 @long_run
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["fsdp2_cpu", "ddp_cpu"])
@@ -110,7 +63,9 @@ def test_a_launch_that_loses_processes_ends_bit_for_bit_as_an_undisturbed_one(tm
         with launched(config, killed, processes=PROCESSES, restarts=KILLS) as launcher:
             while len(moments) < KILLS and (moment := kill_one(launcher, output, chance)) is not None:
                 moments.append(moment)
-                wait_until_noticed(launcher, PROCESSES)
+                gone = time.monotonic() + 60
+                while len(ranks(launcher.pid)) == PROCESSES and time.monotonic() < gone:
+                    time.sleep(0.05)  # until the launcher has noticed
             launcher.wait()
         assert (output / "final/model.safetensors").read_bytes() == (
             tmp_path / "whole/final/model.safetensors"
