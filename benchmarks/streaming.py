@@ -36,6 +36,7 @@ from .random_models import geometry_tiny
 
 PARTS, BATCH, TRAINED_LENGTH = 4, 32, 512
 NOTES = 50  # of memory, while reading
+ENOUGH = 1e8  # bytes, below which growth a GB would be noise, made large
 
 
 def write_shards(folder: Path, shards: int, megabytes: int, seed: int) -> int:
@@ -124,17 +125,22 @@ def train(folder: Path, scratch: Path, minutes: float, seed: int) -> list[dict]:
 
 
 def summarise(notes: list[dict]) -> dict | None:
-    """Memory after a tenth of the notes and after all, the most, and its growth over the second half by a line."""
+    """Memory after a tenth of the notes and after all, the most, and its growth over the second half by a line.
+
+    There is no growth where less than [`ENOUGH`] went by.
+    """
     if len(notes) < 4:
         return None
     late = notes[len(notes) // 2 :]
-    slope = np.polyfit([note["bytes"] / 1e9 for note in late], [note["memory_mb"] for note in late], 1)[0]
+    slope = None
+    if notes[-1]["bytes"] >= ENOUGH:
+        slope = float(np.polyfit([note["bytes"] / 1e9 for note in late], [note["memory_mb"] for note in late], 1)[0])
     return {
         "gigabytes": notes[-1]["bytes"] / 1e9,
         "early_mb": notes[len(notes) // 10]["memory_mb"],
         "late_mb": notes[-1]["memory_mb"],
         "most_mb": max(note["memory_mb"] for note in notes),
-        "growth_mb_per_gb": float(slope),
+        "growth_mb_per_gb": slope,
     }
 
 

@@ -12,6 +12,9 @@ def test_growth_is_that_of_the_second_half():
     notes = [{"bytes": 1e9 * i, "memory_mb": 100 + (50 if i < 10 else 3 * (i - 10))} for i in range(20)]
     found = streaming.summarise(notes)
     assert found["growth_mb_per_gb"] == pytest.approx(3)
+    assert (
+        streaming.summarise([{**note, "bytes": 1 + note["bytes"] / 1e6} for note in notes])["growth_mb_per_gb"] is None
+    )
     assert (found["early_mb"], found["late_mb"], found["most_mb"]) == (150, 127, 150)
 
 
