@@ -146,16 +146,16 @@ def detect(folder: Path) -> str:
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
         kinds = {"blt": TRANSFORMERS, "fblt": FBLT}
-        if config.get("model_type") in kinds:
-            return kinds[config["model_type"]]
+        kind = config.get("model_type")
+        if isinstance(kind, str) and kind in kinds:
+            return kinds[kind]
         if isinstance(config.get("args"), dict):
             return META
     if (folder / "params.json").is_file():
         return TRAINING
     raise ReadingError(
         f"{folder}: no layout that is known: neither a config.json of transformers' BLT, of FBLT or with Meta's "
-        "`args`, nor a "
-        "params.json"
+        "`args`, nor a params.json"
     )
 
 

@@ -7,7 +7,7 @@ import click
 # What the code raises when it refuses bad input or cannot read or write: the message is for the user.
 REFUSALS = (ValueError, OSError)
 OURS = ("fblt", "modeling_fblt")
-EXTRAS = "pip install 'fblt[train,bench,serve,page]' brings everything that a command uses."
+EXTRAS = "in a checkout, pip install -c constraints.txt -e '.[train,bench,serve,page]' brings all that commands use."
 
 
 class Command(click.Command):

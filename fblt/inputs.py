@@ -1,6 +1,7 @@
 """What the commands on a model share: loading it with its tokenizer, and reading a text given as an argument."""
 
 import sys
+from pathlib import Path
 
 import click
 import torch
@@ -24,8 +25,14 @@ def load(
 
     Raises:
         ValueError: it is no FBLT, or its tokenizer is not the byte tokenizer.
+        OSError: there is no such folder, and no such repository that can be reached.
     """
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    except OSError as error:
+        if Path(model).exists():
+            raise
+        raise OSError(f"model {model!r}: there is no such folder here, and as a name on the Hub: {error}") from error
     if not isinstance(loaded, FBLTForCausalLM):
         raise ValueError(f"model {model!r}: is a {type(loaded).__name__}; give an FBLT")
     tokenizer = AutoTokenizer.from_pretrained(model)

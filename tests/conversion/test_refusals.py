@@ -11,7 +11,7 @@ import torch
 from fblt.conversion.config_fields import ConfigError
 from fblt.conversion.convert_blt import convert, main
 from fblt.conversion.mapping import MappingError
-from fblt.conversion.open_checkpoint import open_checkpoint
+from fblt.conversion.open_checkpoint import detect, open_checkpoint
 from fblt.conversion.tensor_readers import ReadingError
 from fblt.conversion.validate import _rounded
 from fblt.conversion.writing import Entry, WritingError, write_pickle, write_safetensors
@@ -399,3 +399,10 @@ def test_links_within_the_source_and_to_the_blobs_of_the_hubs_cache_are_followed
     convert(str(snapshot), tmp_path / "cached", validate=False)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("within", "cached")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("kind", [[0], {}, None, "x"])
+def test_a_folder_of_no_known_layout_is_refused(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ReadingError, match="no layout that is known"):
+        detect(tmp_path)

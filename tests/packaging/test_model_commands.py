@@ -136,6 +136,11 @@ def test_what_cannot_be_is_refused_in_a_line(command, saved, tmp_path):
     assert result.exit_code == 1 and "BltForCausalLM" in result.stderr
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_none(tmp_path):
+    result = run("generate", tmp_path / "nothing", "Hello")
+    assert result.exit_code == 1 and "there is no such folder here" in result.stderr
+
+
 def test_a_decoding_that_the_model_has_not_is_refused_in_a_line(saved):
     result = run("generate", saved, "Hello", "--decoding", "blt-dv")
     assert result.exit_code == 1 and "blocks" in result.stderr
