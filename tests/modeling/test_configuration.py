@@ -224,6 +224,15 @@ def test_what_is_set_later_is_checked_when_the_model_is_made():
             FBLTForCausalLM(config)
 
 
+@pytest.mark.parametrize("value", [["x"], "float31", 3, "torch.float32"])
+@pytest.mark.parametrize("part", [None, "encoder_config"])
+def test_a_dtype_that_is_none_is_named(part, value):
+    """It came as a bare error of transformers, which looks the name up."""
+    given = {"dtype": value}
+    with pytest.raises(ValueError, match="dtype` is "):
+        FBLTConfig(**(given if part is None else {part: given}))
+
+
 def test_encoder_states_need_one_width():
     with pytest.raises(ValueError, match=r"`decoder_config\.input`"):
         tiny_config(decoder_config={"hidden_size": 64, "num_attention_heads": 4, "input": "encoder"})
