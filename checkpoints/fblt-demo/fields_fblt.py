@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from reprlib import repr as shortened
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -91,6 +93,16 @@ def whole_list(least: int, most: int, longest: int, *others: Any, shortest: int 
 
     length = f"at most {longest}" if shortest == 0 else f"{shortest} to {longest}"
     return _either(holds, others, f"give a list of {length} integers from {least} to {most}")
+
+
+def dtype() -> Rule:
+    """A torch dtype, the name of one, or None."""
+
+    def holds(value: Any) -> bool:
+        named = getattr(torch, value, None) if isinstance(value, str) else value
+        return value is None or isinstance(named, torch.dtype)
+
+    return Rule(holds, "give a torch dtype, its name, or None")
 
 
 def any_of(*rules: Rule) -> Rule:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .fields_fblt import Rule, any_of, between, check_fields, choice, flag, number, whole, whole_list
+from .fields_fblt import Rule, any_of, between, check_fields, choice, dtype, flag, number, whole, whole_list
 from .rope_check_fblt import check_rope_parameters
 
 PAD_ID, BOS_ID, EOS_ID, RESERVED_ID = 0, 1, 2, 3
@@ -26,7 +26,7 @@ DECODER_INPUTS = ("embedding", "encoder")
 # Bounds of sizes: far above any BLT, far below what would exhaust a machine while a model is laid out.
 MOST_LAYERS, MOST_HEADS, WIDEST, WIDEST_INSIDE, WIDEST_HEAD = 1000, 1 << 12, 1 << 16, 1 << 19, 1 << 13
 LONGEST, MOST_HASH_ROWS = 1 << 40, 1 << 28
-SHARE, POSITIVE_WEIGHT, BYTES = number(0, 1), number(0, math.inf), whole(1, 1 << 20)
+SHARE, POSITIVE_WEIGHT, BYTES, DTYPE = number(0, 1), number(0, math.inf), whole(1, 1 << 20), dtype()
 
 
 def _check(condition: bool, name: str, value: Any, remedy: str) -> None:
@@ -83,6 +83,7 @@ class _TransformerConfig(PreTrainedConfig):
         _check(
             rope is None or isinstance(rope, dict), f"{self.model_type}.rope_parameters", rope, "give a dict or None"
         )
+        DTYPE.refuse(f"{self.model_type}.dtype", self.dtype)  # before transformers looks the name up
         super().__post_init__(**kwargs)
         self.check()
 
@@ -267,6 +268,7 @@ class FBLTDraftHeadConfig(PreTrainedConfig):
     }
 
     def __post_init__(self, **kwargs):
+        DTYPE.refuse(f"{self.model_type}.dtype", self.dtype)
         super().__post_init__(**kwargs)
         self.check()
 
@@ -392,6 +394,7 @@ class FBLTConfig(PreTrainedConfig):
     }
 
     def __post_init__(self, **kwargs):
+        DTYPE.refuse("dtype", self.dtype)
         _check("hidden_size" not in kwargs, "hidden_size", kwargs.get("hidden_size"), "give it in a network's config")
         super().__post_init__(**kwargs)
         self.check()
