@@ -12,6 +12,7 @@ from fblt.locks import alone_in
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 
 from .evaluation.run_metrics import row_anchors
+from .packing.build import SPLITS
 from .packing.damaged_lines import lines_for_model
 from .packing.patching import load_trained_patcher
 from .packing.run_rows import rows_for_model, stream_for_run
@@ -86,6 +87,8 @@ def training_arguments(recipe: dict) -> TrainingArguments:
         "logging_nan_inf_filter": False,  # it waits for the device at every step
         **recipe["trainer"],
     }
+    # YAML reads a bare `no` as False.
+    settings |= {name: "no" for name in ("eval_strategy", "save_strategy") if settings.get(name) is False}
     if "stream" in recipe:
         settings["ignore_data_skip"] = True  # a stream goes on from its own place
     # Processes that find no GPU would each train alone.
@@ -113,8 +116,11 @@ def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
             clean(output)
             set_damaged_aside(output)
     with arguments.main_process_first(desc="rows"):
-        find_rows = lines_for_model if "damage" in recipe else rows_for_model
-        rows = find_rows(recipe, model.model.eval())
+        if "damage" in recipe:
+            rows = lines_for_model(recipe, model.model.eval())
+        else:
+            wanted = SPLITS if arguments.eval_strategy != "no" else SPLITS[:1]  # else nothing needs to be held out
+            rows = rows_for_model(recipe, model.model.eval(), wanted)
     if "stream" in recipe:
         saved = saved_parts(newest_checkpoint(output))
         rows["train"] = stream_for_run(recipe, arguments, saved)
@@ -129,7 +135,7 @@ def build_trainer(recipe: dict, init_from: str | None = None) -> FBLTTrainer:
         model=model,
         args=arguments,
         train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
+        eval_dataset=rows.get("validation"),
         data_collator=collate,
         recipe_optimizer=recipe["optimizer"],
         anchors=anchors,

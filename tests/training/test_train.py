@@ -112,6 +112,19 @@ def test_evaluations_log_bits_per_byte_and_drafts_where_there_are_blocks(tmp_pat
     assert list((tmp_path / "run/runs").glob("*/events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize("never", ["no", False])
+def test_without_evaluation_no_text_is_held_out(tmp_path, never):
+    """YAML reads a bare `no` as False."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "notes.txt").write_text("Every word of this is to be trained on. " * 40)
+    trainer = {"max_steps": 1, "eval_strategy": never}
+    recipe = write_recipe(tmp_path, "run", None, trainer, data=str(texts), hold_out=0)
+    trainer = build_trainer(load_recipe(recipe))
+    assert trainer.eval_dataset is None and len(trainer.train_dataset) > 0
+    trainer.train()
+
+
 def test_anchors_stand_within_one_document_of_a_row():
     generator = np.random.default_rng(0)
     ids = generator.integers(4, 260, (3, 300))

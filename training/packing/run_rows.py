@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from .patching import patching_settings
 from .streamed import StreamedRows
 
 
-def rows_for_model(recipe: dict, model: FBLTModel) -> dict[str, Dataset]:
+def rows_for_model(recipe: dict, model: FBLTModel, splits: Sequence[str] = SPLITS) -> dict[str, Dataset]:
     """Each split's rows with the patch starts that `model` finds, as [`load_packed`] gives them.
 
     `recipe["data"]` is a folder of packed rows, or texts: those are packed into `<output>/rows` unless the same rows
@@ -39,7 +39,7 @@ def rows_for_model(recipe: dict, model: FBLTModel) -> dict[str, Dataset]:
     if not is_packed(folder):
         folder = pack_for_run(recipe, Path(recipe["output"]), recipe["sequence_length"], model)
     length, limits = recipe["sequence_length"], recipe.get("max_bytes")
-    return {split: load_packed(folder, split, length, model, limits) for split in SPLITS}
+    return {split: load_packed(folder, split, length, model, limits) for split in splits}
 
 
 def stream_for_run(recipe: dict, arguments: TrainingArguments, saved_parts: int | None) -> StreamedRows:
