@@ -47,7 +47,8 @@ def weights(recipe: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
     return trainer.model.state_dict()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=long_run)])
+@long_run
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_checkpoint_that_went_through_four_two_one_and_four_processes_is_what_it_was(tmp_path, optimizer):
     """Bit for bit: weights, optimizer state, and the steps that four processes make from there.
 
