@@ -5,10 +5,11 @@
     python -m benchmarks.tradeoff --quick                     # tiny networks and few lines: shows that it runs
 
 For each task, restoring lines (words right) and translating French and German lines to English (BLEU), one BLT is
-trained on next bytes alone and adapted at equal steps to a BLT, as before, and to BLT-D with blocks of each size, which
-get a draft head each. Then held-out lines are completed by every model in every decoding. Printed and written are
-scores, calls of each network and Eq. 8 traffic a byte, and speed against `ar`, beside the paper's figures, and whether
-each claim of the paper holds here. Data: `fblt prepare restore` and `fblt prepare translate`.
+trained on next bytes alone, or given (`--restore-base`, `--translate-base`), and adapted at equal steps to a BLT, as
+before, and to BLT-D with blocks of each size, which get a draft head each. Then held-out lines are completed by every
+model in every decoding. Printed and written are scores, calls of each network and Eq. 8 traffic a byte, and speed
+against `ar`, beside the paper's figures, and whether each claim of the paper holds here. Data: `fblt prepare restore`
+and `fblt prepare translate`.
 
 With the defaults this takes an estimated 10 to 15 hours of one quiet core, most of it training; a line after each part
 says how much is left. It may be killed at any time: the same command goes on, at the last checkpoint or batch of lines.
@@ -17,6 +18,7 @@ One seed; speeds are of batches of lines, decodings in turns.
 
 import csv
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,19 +32,22 @@ from fblt.training.evaluation.restoration.writing import restore
 from fblt.training.evaluation.traffic import component_parameters, traffic_gb
 from fblt.training.run import run
 
-from fblt.files import write_text_atomically
+from fblt.files import appearing_folder, write_text_atomically
 from fblt.locks import alone_in
 from modeling_fblt import FBLTForCausalLM
 
 from .harness import FILE, POSITIVE, Listed, benchmark, build_console, option, report, start
 from .tradeoff_claims import Row, judge
 from .tradeoff_family import (
+    BASE,
     QUICK,
     TASKS,
     HeldOut,
     Part,
     Times,
+    base_given,
     block_size_of,
+    check_base,
     decodings,
     final_of,
     folder_of,
@@ -62,8 +67,8 @@ PAPER_BYTES = 512  # that the paper's calls are for
 HEAD_BLOCKS = 20_000
 # Options that decide what is trained and measured: a folder of work is for one choice of them.
 DECISIVE = (
-    *("restore_data", "translate_data", "block_sizes", "base_steps", "adapt_steps", "head_steps", "rate"),
-    *("lines", "batch_size", "quick", "seed", "dtype"),
+    *("restore_data", "translate_data", "restore_base", "translate_base", "block_sizes"),
+    *("base_steps", "adapt_steps", "head_steps", "rate", "lines", "batch_size", "quick", "seed", "dtype"),
 )
 NETWORKS = ("decoder", "encoder", "global", "draft_head")
 
@@ -84,8 +89,13 @@ def check_work(options: SimpleNamespace, settings: dict) -> None:
 
 
 def train(part: Part, options: SimpleNamespace) -> None:
-    """Trains a model, from its newest checkpoint if there is one."""
-    run(run_recipe(part.task, part.model, options))
+    """Trains a model, from its newest checkpoint if there is one; a base that was given is copied instead."""
+    given = base_given(part.task, options)
+    if part.model != BASE or given is None:
+        run(run_recipe(part.task, part.model, options))
+        return
+    with appearing_folder(part.mark.parent) as written:
+        shutil.copytree(given, written, dirs_exist_ok=True)
 
 
 def add_head(part: Part, options: SimpleNamespace) -> None:
@@ -238,6 +248,7 @@ def check_options(options: SimpleNamespace) -> None:
     for task in options.tasks:
         if task == "translate":
             load_pairs(str(options.translate_data))
+        check_base(task, options)
     if not 0 < options.rate <= 1:
         raise ValueError(f"`--rate` is {options.rate}: give a share of the recipe's rates, above 0 and up to 1.")
 
@@ -246,8 +257,10 @@ def check_options(options: SimpleNamespace) -> None:
 @option("--tasks", type=Listed(click.Choice(list(TASKS))), metavar="TASK", default=list(TASKS))
 @option("--restore-data", type=FILE, default=Path("data/restore"), help="Lines to restore.")
 @option("--translate-data", type=FILE, default=Path("data/translate"), help="Pairs to translate.")
+@option("--restore-base", type=FILE, help="A BLT that restores lines already, for all others to start from.")
+@option("--translate-base", type=FILE, help="The same for translation.")
 @option("--block-sizes", type=Listed(click.IntRange(2)), metavar="BYTES", default=[4, 8, 16, 32])
-@option("--base-steps", type=POSITIVE, default=4000, help="Of the BLT that all others start from.")
+@option("--base-steps", type=POSITIVE, default=4000, help="Of the BLT that all others start from, if none is given.")
 @option("--adapt-steps", type=POSITIVE, default=1500, help="Of every model after it.")
 @option("--head-steps", type=POSITIVE, default=1500, help="Of each draft head.")
 @option("--rate", type=float, default=0.5, help="Share of the recipe's learning rates in adapting.")

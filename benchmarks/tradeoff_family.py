@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 from datasets import DatasetDict, load_from_disk
 from fblt.training.packing.damaged_lines import held_out_examples, load_lines
-from fblt.training.recipe import load_recipe
+from fblt.training.recipe import OBJECTIVE, load_recipe
 
 from fblt.files import appearing_folder
+from modeling_fblt import FBLTConfig
 
 RECIPES = Path(__file__).resolve().parents[1] / "training/recipes"
 TASKS = {"restore": "words right", "translate": "BLEU"}  # and the score of each
@@ -35,20 +36,45 @@ def block_size_of(name: str) -> int | None:
 
 
 def task_recipe(task: str, options: SimpleNamespace) -> dict:
-    """The recipe of a task from random weights, with data and geometry as the options have them."""
+    """The recipe of a task, from random weights if no base is given, with data and geometry as the options have
+    them."""
     recipe = load_recipe(RECIPES / f"{task}.yaml")
-    if recipe.pop("init_from", None) is not None:  # a second recipe, which leaves the geometry to a first one
+    second = recipe.pop("init_from", None) is not None  # it leaves the geometry to a first recipe
+    if second and base_given(task, options) is None:
         recipe["model"] = load_recipe(RECIPES / f"{task}-start.yaml")["model"] | recipe["model"]
     recipe["data"] = str(getattr(options, f"{task}_data"))
     recipe["seed"] = options.seed
     # Figures of validation text during training are none of this benchmark's.
     recipe["trainer"] |= {"eval_strategy": "no", "report_to": [], "disable_tqdm": False}
-    if options.quick:
+    if base_given(task, options) is not None:  # geometry, patches and block size are those of the base
+        kept = set(OBJECTIVE) - {"block_size"}
+        recipe["model"] = {name: value for name, value in recipe["model"].items() if name in kept}
+    elif options.quick:
         for part in ("encoder_config", "global_config", "decoder_config"):
             recipe["model"][part] |= TINY_NETWORK
         recipe["model"]["encoder_config"]["hash_vocab_size"] = 101
+    if options.quick:
         recipe["trainer"] |= {"per_device_train_batch_size": 2, "warmup_steps": 1}
     return recipe
+
+
+def base_given(task: str, options: SimpleNamespace) -> Path | None:
+    """The folder of a trained BLT that the others of a task start from, if one was given."""
+    return getattr(options, f"{task}_base")
+
+
+def check_base(task: str, options: SimpleNamespace) -> None:
+    """Raises a `ValueError` if the base that was given is no folder of weights, has no blocks, or has a draft head."""
+    if (folder := base_given(task, options)) is None:
+        return
+    argument = f"`--{task}-base` {str(folder)!r}"
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{argument} holds no model: give a folder that `fblt train` wrote, such as runs/NAME/final.")
+    config = FBLTConfig.from_pretrained(folder)
+    if config.block_size is None:
+        raise ValueError(f"{argument} has no `<mask>`: train it with a `block_size` and `diffusion_loss_weight: 0`.")
+    if config.draft_head_config is not None:
+        raise ValueError(f"{argument} has a draft head, which is of its block size: give the weights without it.")
 
 
 def run_recipe(task: str, name: str, options: SimpleNamespace) -> dict:

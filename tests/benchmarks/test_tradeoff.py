@@ -2,13 +2,15 @@
 """The trade-off: scores and their errors, answers to claims, and the whole experiment at its smallest size."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from fblt.benchmarks import tradeoff
 from fblt.benchmarks.tradeoff_claims import NO, OPEN, STEADY, YES, Row, above, joint, judge
-from fblt.benchmarks.tradeoff_family import decodings, model_names
+from fblt.benchmarks.tradeoff_family import BASE, Part, block_size_of, decodings, final_of, model_names, run_recipe
 from fblt.benchmarks.tradeoff_scores import (
     MEASURES,
     bleu_counts,
@@ -19,11 +21,14 @@ from fblt.benchmarks.tradeoff_scores import (
     word_score,
 )
 from fblt.training.evaluation.restoration.measures import figures
+from fblt.training.run import build_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu import corpus_bleu
 
+from modeling_fblt import FBLTForCausalLM
 from tests.cli import refusal, succeed
+from tests.modeling.tiny import tiny_model
 from tests.thorough import long_run
 
 # --- scores ---
@@ -201,6 +206,36 @@ def test_the_experiment_runs_and_goes_on_where_it_was_stopped(tmp_path, monkeypa
         assert by_name["blt-d-4", "blt-dv head"]["draft_head_calls"] > 0
         assert by_name["blt-d-4", "blt-dv one step"]["draft_head_calls"] == 0
     assert "differs in ['seed']" in refusal(tradeoff.main, *arguments, "--output", output, "--seed", "1")
+
+
+@pytest.mark.slow
+def test_a_base_that_is_given_is_copied_and_all_others_start_from_it(tmp_path):
+    base = tiny_model(diffusion_loss_weight=0.0)
+    base.save_pretrained(tmp_path / "given")
+    options = SimpleNamespace(
+        **{"restore_data": tmp_path, "restore_base": tmp_path / "given", "work": tmp_path / "work", "quick": True},
+        **{"seed": 0, "base_steps": 3, "adapt_steps": 2, "rate": 0.5},
+    )
+    final = final_of("restore", BASE, options)
+    tradeoff.train(Part("steps", "restore", BASE, 3, final / "config.json"), options)
+    copied = FBLTForCausalLM.from_pretrained(final).state_dict()
+    assert all(torch.equal(value, copied[name]) for name, value in base.state_dict().items())
+    for name in model_names([4])[1:]:
+        recipe = run_recipe("restore", name, options)
+        started = build_model(recipe, None)
+        assert torch.equal(started.lm_head.weight, base.lm_head.weight)
+        assert started.config.block_size == (block_size_of(name) or base.config.block_size)
+        assert (started.config.diffusion_loss_weight > 0) == (block_size_of(name) is not None)
+
+
+def test_a_base_that_cannot_be_one_is_refused_before_any_work(tmp_path):
+    tiny_model(block_size=None).save_pretrained(tmp_path / "no-mask")
+    tiny_model(draft_head_config={"hidden_size": 8}).save_pretrained(tmp_path / "head")
+    for folder, message in (("no-mask", "block_size"), ("head", "draft head"), ("nowhere", "fblt train")):
+        arguments = ["--tasks", "restore", "--restore-base", tmp_path / folder, "--work", tmp_path / "work"]
+        said = refusal(tradeoff.main, *arguments, "--output", tmp_path / "results.json")
+        assert "--restore-base" in said and message in said
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(
