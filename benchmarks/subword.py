@@ -2,6 +2,7 @@
 
     python -m benchmarks.subword --threads 1 --plot
     python -m benchmarks.subword --geometry 1b --dtype bfloat16 --threads 2 --repetitions 2
+    python -m benchmarks.subword --restore --model checkpoints/fblt-restore --data data/restore --threads 1
 
 The Llama is transformers' own, of random weights, with a vocabulary of 32,000 and tied embeddings; of its dynamic and
 its static cache the one counts that is faster in the run. One of its tokens is taken for as many bytes as a byte-level
@@ -12,6 +13,7 @@ share of 8-grams that are no repetition, has to be near 1. The three bundled pro
 are those from the second delivery of bytes to the last but one: the prompt's reading and the round that the length cuts
 are left out, for both models.
 
+With `--restore`, prompts are held-out lines, damaged in turn in the four ways, of which the model writes as many bytes.
 With `--geometry`, a model of that shape with random weights takes the checkpoint's place. What its drafts are worth is
 then scripted, as in `benchmarks.replay`: accepted as often as the checkpoint's are after the same prompts, with patches
 as long as the checkpoint's. Only greedy modes of one fixed draft can be scripted.
@@ -23,14 +25,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import numpy as np
 import torch
+from fblt.training.data.restore.damage import KINDS, damage
 from fblt.training.evaluation.measures import distinct_ngrams, mean
 from fblt.training.evaluation.samples import Prompt, load_split
 from fblt.training.evaluation.writing import sampling_at
+from fblt.training.packing.damaged_lines import load_lines
+from fblt.training.packing.instructions import encode_instruction
 from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM
 
+from fblt.restoring import prompt_of
 from modeling_fblt import FBLTForCausalLM
 
 from . import replay
@@ -85,6 +92,25 @@ def first_bytes(texts: Iterable[str], most: int) -> Iterable[str]:
             return
         most -= len(text.encode())
         yield text
+
+
+def lines_to_restore(options: SimpleNamespace) -> list[Prompt]:
+    """Held-out lines drawn at random, damaged in turn in each way, long enough that no text comes to its end.
+
+    Raises:
+        ValueError: no line is as long as what is to be written.
+    """
+    lines = [text for text in load_lines(options.data, options.split)["text"] if len(text.encode()) > options.new_bytes]
+    if not lines:
+        raise ValueError(f"`--new-bytes` is {options.new_bytes}: no line of {str(options.data)!r} is longer.")
+    order = np.random.default_rng(options.seed).permutation(len(lines))[: options.prompts]
+    prompts = []
+    for index, place in enumerate(order):
+        generator = np.random.default_rng((options.seed, index))
+        damaged = damage(lines[place], KINDS[index % len(KINDS)], generator)
+        ids, labels = encode_instruction(prompt_of(damaged), lines[place])
+        prompts.append(Prompt("restored", ids[labels < 0], ids[labels >= 0]))
+    return prompts
 
 
 def bytes_per_token(options: SimpleNamespace) -> tuple[float, str]:
@@ -239,6 +265,7 @@ def chosen_modes(model, only: Sequence[str]) -> dict[str, dict]:
 @option("--geometry", type=click.Choice(list(GEOMETRIES)), help="Random weights of this shape, scripted drafts.")
 @option("--data", type=FILE, default=Path("data/demo"), help="Prepared data; bundled prompts without.")
 @option("--split", default="test")
+@option("--restore", is_flag=True, help="Prompts are damaged lines of the data, by a model that restores them.")
 @option("--prompts", type=POSITIVE, default=32)
 @option("--prompt-bytes", type=POSITIVE, default=160)
 @option("--new-bytes", type=POSITIVE, default=40)
@@ -251,7 +278,7 @@ def main(options: SimpleNamespace) -> dict:
     results, console, clock = start(options), build_console(), CLOCKS[options.clock]
     dtype = DTYPES[options.dtype]
     checkpoint = model = FBLTForCausalLM.from_pretrained(options.model, dtype=dtype).eval()
-    prompts = held_out(options)[0][: options.prompts]
+    prompts = lines_to_restore(options) if options.restore else held_out(options)[0][: options.prompts]
     modes = chosen_modes(model, options.only)
     if options.geometry is None:
         rows = [torch.from_numpy(prompt.ids)[None] for prompt in prompts]
@@ -278,7 +305,7 @@ def main(options: SimpleNamespace) -> dict:
     results |= {
         "model": options.geometry or str(options.model),
         "prompts": len(prompts),
-        "source": "bundled" if prompts[0].source == "bundled" else "held-out",
+        "source": prompts[0].source if prompts[0].source in ("bundled", "restored") else "held-out",
         "new_bytes": options.new_bytes,
         "bytes_per_token": unit,
         "bytes_per_token_source": source,

@@ -1,13 +1,18 @@
 """The comparison with a subword model: a quick run, the tokenizer's measure, ratios. Nothing here is timed."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from fblt.benchmarks import subword
 from fblt.benchmarks.batches import VOCABULARY, outside_embeddings
 from fblt.benchmarks.random_models import geometry_tiny, random_model
+from fblt.training.data.restore.damage import damage
 
+from modeling_fblt.configuration_fblt import BYTE_OFFSET
 from tests.cli import succeed
 
 
@@ -33,6 +38,24 @@ def test_a_quick_run(tmp_path, checkpoint, geometry):
     assert max(figures[name]["to_subword"] for name in llamas) == 1 == figures["ar"]["bytes_per_iteration"]
     assert 1 <= figures["blt-dv one-step"]["bytes_per_iteration"] <= 6
     assert results["bytes_per_token"] == 4 and "assumed" in results["bytes_per_token_source"]
+
+
+def test_lines_to_restore_are_long_enough_and_damaged_in_turn(tmp_path):
+    lines = ["Été, à la mer.", "Où est le café de la gare, s'il vous plaît ?", "L'été, les élèves vont à la montagne."]
+    DatasetDict({"test": Dataset.from_dict({"text": lines})}).save_to_disk(str(tmp_path))
+    options = SimpleNamespace(data=tmp_path, split="test", new_bytes=30, prompts=9, seed=0)
+    prompts = subword.lines_to_restore(options)
+    assert [prompt.source for prompt in prompts] == ["restored"] * 2  # the first line is too short
+
+    def text(ids) -> str:
+        return bytes(int(value) - BYTE_OFFSET for value in ids if value >= BYTE_OFFSET).decode()
+
+    for prompt, kind in zip(prompts, ("accents", "plain"), strict=True):
+        line = text(prompt.reference)
+        assert line in lines[1:] and text(prompt.ids) == damage(line, kind, np.random.default_rng(0)) + "\n"
+    options.new_bytes = 500
+    with pytest.raises(ValueError, match="new-bytes"):
+        subword.lines_to_restore(options)
 
 
 def test_bytes_of_a_token_are_measured_on_other_texts_than_the_tokenizer_saw():
