@@ -247,7 +247,7 @@ def open_source(
             files = found.files(found.builder.config.data_files or {})
             raise refused_file(source, files, scratch / "cache", error) from error
     if wanted is not None and "train" not in available:
-        raise ValueError(f"{source} has no split 'train': it has {sorted(available)}.")
+        raise ValueError(f"{source} has no split 'train', but {sorted(available)}: give one of them that name.")
     wanted = list(available) if wanted is None else wanted
     keep = [*columns, "source"] if source.parts else list(columns)
     renamed = {theirs: ours for theirs, ours in columns.items() if theirs != ours}

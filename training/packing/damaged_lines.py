@@ -30,7 +30,10 @@ def load_lines(data: str | Path, split: str) -> SavedDataset:
         raise ValueError(f"`data` {str(data)!r} holds no lines: make them with `fblt prepare restore --output {data}`.")
     splits = load_from_disk(str(data))
     if split not in splits:
-        raise ValueError(f"`data` {str(data)!r} has no split {split!r}: it has {sorted(splits)}.")
+        raise ValueError(
+            f"`data` {str(data)!r} has no split {split!r}, but {sorted(splits)}: give a folder of lines that "
+            "`fblt prepare restore` wrote, or add the split."
+        )
     if "text" not in splits[split].column_names:
         raise ValueError(f"`data` {str(data)!r} has no column 'text': it has {splits[split].column_names}.")
     return splits[split]

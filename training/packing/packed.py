@@ -100,5 +100,8 @@ def load_packed(
     check_rows(data, manifest, split)
     splits = load_saved(Path(data))
     if split not in splits:
-        raise ValueError(f"`data` {str(data)!r} has no split {split!r}: it has {sorted(splits)}.")
+        raise ValueError(
+            f"`data` {str(data)!r} has no split {split!r}, but {sorted(splits)}: pack it with `--hold-out`, or turn "
+            "evaluation off."
+        )
     return splits[split].with_format("torch")

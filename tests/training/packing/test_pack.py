@@ -377,7 +377,7 @@ def test_rows_of_another_length_limit_or_split_are_refused(options, model):
         load_packed(options().output, "train", LENGTH, model, {"code": 9})
     with pytest.raises(ValueError, match="`sequence_length` is 25, .* packed with 24"):
         load_packed(options().output, "train", 25, model)
-    with pytest.raises(ValueError, match="no split 'test': it has"):
+    with pytest.raises(ValueError, match="no split 'test', but"):
         load_packed(options().output, "test", LENGTH, model)
 
 
