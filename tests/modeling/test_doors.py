@@ -70,7 +70,8 @@ GENERATE = {
     "temperature": [NAN, "hot", -1.0],
     "top_k": [-4, 2.5, "x"],
     "top_p": [NAN, 1.5, "x"],
-    "repetition_penalty": [0.0, -1.0, "x", NAN],
+    "repetition_penalty": [0.0, -1.0, "x", NAN, 10**400],
+    "guidance_scale": ["x", NAN, 10**30],  # torch computes with integers of 64 bits
     "max_time": ["x", NAN, -1.0],
     "eos_token_id": ["x", 2.5, 500, [2, "x"]],
     "pad_token_id": [-1, 300, "x"],
