@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers.generation import CompileConfig
 
+from modeling_fblt import generation_fblt
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from tests.modeling.naive_decoding import NEVER, shared_model
 from tests.modeling.test_draft_head import model_with_head
@@ -108,6 +109,16 @@ def test_compiled_networks_write_the_same_text_and_are_compiled_once():
     prompt, made = random_rows(1, 20, seed=1), len(graphs)
     again = written(model_with_head(), prompt, 4, compile_config=config, disable_compile=True, **SETTINGS["ar"])
     assert len(graphs) == made and again.sequences.shape[1] == 24
+
+
+def test_a_call_that_ends_in_an_error_leaves_no_compiled_networks_in_the_cache(monkeypatch):
+    model, prompt = shared_model(), random_rows(1, 20, seed=1)
+    first = written(model, prompt, 4)
+    asked = []
+    monkeypatch.setattr(generation_fblt, "compiled_networks", lambda config: asked.append(config) or object())
+    with pytest.raises(AttributeError):
+        written(model, first.sequences, 4, past_key_values=first.past_key_values)
+    assert asked and first.past_key_values.networks is None
 
 
 @long_run
