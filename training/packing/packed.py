@@ -34,6 +34,10 @@ def check_manifest(folder: str | Path, model: FBLTModel | FBLTForCausalLM) -> di
             f"{Path(folder) / MANIFEST}: is damaged: it lacks {missing}. Pack `data` {str(folder)!r} anew."
         )
     there, here = manifest["patching"], patching_settings(model)
+    if not isinstance(there, dict | None):
+        raise ValueError(
+            f"{Path(folder) / MANIFEST}: is damaged: `patching` is {there!r}. Pack `data` {str(folder)!r} anew."
+        )
     if there is not None and there != here:
         differences = [
             f"`{name}` is {there.get(name)} in its manifest and {here.get(name)} in the model"

@@ -370,6 +370,14 @@ def test_documents_are_no_packed_rows(documents, model):
         check_manifest(documents, model)
 
 
+@pytest.mark.parametrize("patching", [1, False, "x", [2]])
+def test_a_manifest_whose_patching_is_no_object_is_damaged(options, model, patching):
+    manifest = pack_corpus(options())
+    (options().output / "manifest.json").write_text(json.dumps(manifest | {"patching": patching}))
+    with pytest.raises(ValueError, match="is damaged: `patching` is"):
+        check_manifest(options().output, model)
+
+
 def test_rows_of_another_length_limit_or_split_are_refused(options, model):
     pack_corpus(options(max_bytes={"code": 150}))
     assert load_packed(options().output, "train", LENGTH, model, {"code": 150})
