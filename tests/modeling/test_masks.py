@@ -117,6 +117,15 @@ def test_tiled_blocks_equal_the_dense_training_square(length, window, implementa
         torch.testing.assert_close(tiled, dense, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("keys", [4, 5, 70])
+def test_windows_wider_than_any_memory_see_all_that_there_is(keys):
+    for window in (100, 10**12):
+        found = last_keys(4, keys, window, torch.device("cpu"))
+        assert torch.equal(found, torch.ones(4, keys, dtype=torch.bool).tril(keys - 4))
+        after = block_after(3, keys, window, torch.device("cpu"))
+        assert after.shape == (3, keys) and after.all()
+
+
 @pytest.mark.parametrize("build", [BlockAttentionContext, flex_block_attention])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_states_that_are_asked_for_equal_those_of_all(build, share):
