@@ -38,6 +38,9 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is finite, and no integer of more than the 64 bits that torch computes with."""
+    if is_whole(value):
+        return -(1 << 63) <= value < 1 << 63
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -11,6 +11,7 @@ from .counting_fblt import constant, counting
 
 # Masks of so few queries are kept, over so many keys beyond the window.
 _QUERIES, _MORE = 64, 256
+_WIDEST = 1 << 16  # masks of wider windows are made for the keys that there are, and not kept
 
 
 def causal(query: torch.Tensor, key: torch.Tensor, document_start: torch.Tensor) -> torch.Tensor:
@@ -43,7 +44,7 @@ def last_keys(queries: int, keys: int, window: int, device: torch.device) -> tor
         return (key <= query) & (key > query - window)
 
     width = window + queries + _MORE
-    if queries > _QUERIES or keys > width:
+    if queries > _QUERIES or keys > width or window > _WIDEST:
         return of(keys)
     return constant(("last_keys", queries, window, device), lambda: of(width))[:, width - keys :]
 
@@ -54,12 +55,16 @@ def block_after(size: int, keys: int, window: int, device: torch.device) -> torc
     All of itself, and of the clean bytes before it those in the `window` that ends at each position: `[size, keys]`.
     """
 
+    kept = window <= _WIDEST
+    window = window if kept else min(window, keys)  # no key lies beyond that
+
     def make() -> torch.Tensor:
         key = counting(window + size, device)
         query = key[window:, None]
         return block_to_clean(query, key, key[window], key[0], window) | (key >= key[window])
 
-    return constant(("block_after", size, window, device), make)[:, window + size - keys :]
+    mask = constant(("block_after", size, window, device), make) if kept else make()
+    return mask[:, window + size - keys :]
 
 
 def block_to_clean(

@@ -34,7 +34,7 @@ from .layers_fblt import (
     embedding,
     linear,
 )
-from .loading_fblt import check_loaded
+from .loading_fblt import check_fresh, check_loaded
 from .masks_fblt import last_keys, windowed_causal, within_document
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ class FBLTPreTrainedModel(PreTrainedModel):
         if not getattr(model, "_hf_peft_config_loaded", False):  # then the report is of the adapter
             check_loaded(model, source, set(info["missing_keys"]), set(info["unexpected_keys"]))
         return (model, info) if output_loading_info else model
+
+    def _move_missing_keys_from_meta_to_device(self, missing_keys, *args, **kwargs):
+        check_fresh(self, missing_keys)
+        return super()._move_missing_keys_from_meta_to_device(missing_keys, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -387,7 +387,7 @@ class FBLTConfig(PreTrainedConfig):
         # A byte's id as padding would take that byte out of every text.
         "pad_token_id": whole(0, BYTE_OFFSET - 1, None),
         "bos_token_id": whole(0, MASK_ID - 1, None),
-        "eos_token_id": any_of(whole(0, MASK_ID, None), whole_list(0, MASK_ID, VOCAB_SIZE)),
+        "eos_token_id": any_of(whole(0, MASK_ID, None), whole_list(0, MASK_ID, VOCAB_SIZE, shortest=1)),
         "mask_token_id": choice(MASK_ID),
         "use_cache": flag(),
         "tie_word_embeddings": choice(False),
@@ -398,6 +398,13 @@ class FBLTConfig(PreTrainedConfig):
         _check("hidden_size" not in kwargs, "hidden_size", kwargs.get("hidden_size"), "give it in a network's config")
         super().__post_init__(**kwargs)
         self.check()
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        found = super()._dict_from_json_file(json_file)
+        if not isinstance(found, dict):
+            raise ValueError(f"`config.json` {str(json_file)!r} holds no JSON object: fetch it anew.")
+        return found
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

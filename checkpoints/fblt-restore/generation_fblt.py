@@ -108,7 +108,12 @@ class FBLTGenerationMixin(GenerationMixin):
         check_objects(given)
         if given.get("negative_prompt_ids") is not None:
             check_input(self.config.vocab_size, given["negative_prompt_ids"], name="negative_prompt_ids")
-        return super().generate(*args, **kwargs)
+        cache = given_cache(dict(given))
+        try:
+            return super().generate(*args, **kwargs)
+        finally:
+            if isinstance(cache, FBLTCache):
+                cache.networks = None  # a call that ends in an error leaves no compiled ones to a caller
 
     def _prepare_generation_config(self, generation_config, **kwargs):
         # generate takes an argument only if the model's config has its name, which one that was made by hand, or saved

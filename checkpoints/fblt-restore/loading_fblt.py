@@ -2,14 +2,30 @@
 """Whether saved weights are those of a config: what is missing would be random, what is too much would be left out."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 # A fresh draft head changes nothing until it is trained, so weights from before there was one go with it.
 _MAY_BE_FRESH = "draft_head."
 # A numbered part of a network, such as `model.encoder.layers.3`.
 _NUMBERED = re.compile(r"(?:^|\.)(patcher|encoder|global_transformer|decoder)\.([a-z_]+)\.(\d+)\.")
+
+
+# Elements: what weights lack is filled in before it is refused, and a config may ask for networks of any size.
+MOST_FILLED_IN = 2 * 10**8
+
+
+def check_fresh(model: nn.Module, missing: Iterable[str]) -> None:
+    """Refuses weights that lack very much before memory is taken for it; see [`check_loaded`]."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return  # a process may leave reading to another one
+    wanted = dict(model.named_parameters())
+    lacking = {name for name in missing if name in wanted}
+    if sum(wanted[name].numel() for name in lacking) > MOST_FILLED_IN:
+        check_loaded(model, model.name_or_path, lacking, set())
 
 
 def check_loaded(model: nn.Module, source: Any, missing: set[str], unexpected: set[str]) -> None:
