@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from modeling_fblt.configuration_fblt import BYTE_OFFSET, MASK_ID
@@ -157,6 +158,7 @@ def test_conversations_with_random_models():
             deadline=None,
             derandomize=not THOROUGH,
             suppress_health_check=list(HealthCheck),
-            database=None,
+            # A failure of a long run is kept, so that the next run begins with it.
+            database=DirectoryBasedExampleDatabase(".hypothesis/examples") if THOROUGH else None,
         ),
     )
