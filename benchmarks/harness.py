@@ -9,6 +9,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from transformers.generation.streamers import BaseStreamer
 from fblt.commands import Command
 from fblt.files import write_text_atomically
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 K, T = TypeVar("K"), TypeVar("T")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -98,6 +101,30 @@ def benchmark(description: str, name: str, repetitions: int, dtype: str) -> Call
 def help_of(description: str) -> str:
     """A docstring as help: its commands keep their lines."""
     return description.replace("\n\n    python", "\n\n\b\n    python")
+
+
+def in_own_process(
+    module: str, options: SimpleNamespace, names: Sequence[str], *arguments: str, environment: Mapping | None = None
+) -> dict:
+    """What a script prints last, as JSON, when it runs in a process of its own.
+
+    Args:
+        module: the script's.
+        options: those `names` that have a value are handed on.
+        arguments: further ones.
+        environment: in place of this process's.
+
+    Raises:
+        RuntimeError: the process failed; with the end of what it said.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    for name in names:
+        if (value := getattr(options, name)) is not None:
+            command += [f"--{name}", str(value)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-2000:]}")
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def start(options: SimpleNamespace) -> dict[str, Any]:

@@ -12,8 +12,6 @@ what is learned would be none.
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -33,6 +31,7 @@ from .harness import (
     benchmark,
     build_console,
     build_table,
+    in_own_process,
     interleave,
     number,
     option,
@@ -41,7 +40,7 @@ from .harness import (
     start,
     summary_of,
 )
-from .training import RECIPE, REPOSITORY, random_batch
+from .training import RECIPE, random_batch
 
 # Large tensors come from huge pages and stay with the process, so that the system need not clear them at every step.
 HUGE_PAGES = ":".join(
@@ -100,17 +99,11 @@ def measure(options: SimpleNamespace) -> dict:
 
 def measure_apart(candidate: str, options: SimpleNamespace) -> dict:
     """The same in a process of its own, which glibc's settings need."""
-    command = [sys.executable, "-m", "benchmarks.recipe_step", "--candidate", candidate]
-    for name in ("dtype", "clock", "steps", "batch", "length", "seed", "threads"):
-        if (value := getattr(options, name)) is not None:
-            command += [f"--{name}", str(value)]
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     if CANDIDATES[candidate].get("pages"):
         environment["GLIBC_TUNABLES"] = HUGE_PAGES
-    run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
-    if run.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    names = ("dtype", "clock", "steps", "batch", "length", "seed", "threads")
+    return in_own_process("benchmarks.recipe_step", options, names, "--candidate", candidate, environment=environment)
 
 
 def compare(runs: dict[str, list[dict]], step_bytes: int) -> dict[str, dict]:

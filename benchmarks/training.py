@@ -16,7 +16,6 @@ import json
 import re
 import resource
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +35,10 @@ from .harness import (
     CLOCKS,
     DTYPES,
     POSITIVE,
+    REPOSITORY,
     benchmark,
     build_table,
+    in_own_process,
     interleave,
     number,
     option,
@@ -48,7 +49,6 @@ from .harness import (
 )
 from .transformers_blt import transformers_twin
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPE = REPOSITORY / "training/recipes/demo.yaml"
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 QUICK_LENGTHS = (128, 256)
@@ -189,19 +189,9 @@ def measure_point(options: SimpleNamespace) -> dict[str, float]:
 
 
 def sweep(options: SimpleNamespace, lengths: tuple[int, ...]) -> list[dict[str, float]]:
-    points = []
-    for length in lengths:
-        command = [sys.executable, "-m", "benchmarks.training", "--point", str(length)]
-        for name in ("dtype", "clock", "device", "attention", "repetitions", "threads"):
-            if (value := getattr(options, name)) is not None:
-                command += [f"--{name}", str(value)]
-        if options.gradient_checkpointing:
-            command.append("--gradient-checkpointing")
-        run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-        if run.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr[-2000:]}")
-        points.append(json.loads(run.stdout.splitlines()[-1]))
-    return points
+    names = ("dtype", "clock", "device", "attention", "repetitions", "threads")
+    flags = ["--gradient-checkpointing"] if options.gradient_checkpointing else []
+    return [in_own_process("benchmarks.training", options, names, "--point", str(length), *flags) for length in lengths]
 
 
 # --- ratios, in turns within one process ---
