@@ -45,12 +45,14 @@ DONE_WHEN_KILLED = (0.1, 0.5)  # shares of the batches, between which the kill i
 
 
 def damaged_lines(options: SimpleNamespace) -> list[str]:
-    """Different damaged lines, as many of each language as there are, in a drawn order."""
+    """Different damaged lines in a drawn order; where the lines are used up, they come again with other damage."""
     rows = load_lines(options.data, "test")
-    order = np.random.default_rng(options.seed).permutation(len(rows))
+    texts = rows.select(np.random.default_rng(options.seed).permutation(len(rows)))["text"]
     found: dict[str, None] = {}
-    for index, text in enumerate(rows.select(order)["text"]):
-        found[damage(text, KINDS[index % len(KINDS)], np.random.default_rng((options.seed, index)))] = None
+    for index in range(len(texts) * len(KINDS)):
+        turn, place = divmod(index, len(texts))
+        kind = KINDS[(place + turn) % len(KINDS)]
+        found[damage(texts[place], kind, np.random.default_rng((options.seed, index)))] = None
         if len(found) == options.lines:
             break
     return list(found)

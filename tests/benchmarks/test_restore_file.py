@@ -18,7 +18,7 @@ from tests.thorough import long_run
 def test_a_quick_run(tmp_path):
     torch.manual_seed(0)
     random_model(geometry_tiny(block_size=6), torch.float32).save_pretrained(tmp_path / "model")
-    lines = [f"Ligne numéro {number} à restaurer." for number in range(20)]
+    lines = [f"Ligne numéro {number} à restaurer." for number in range(8)]
     DatasetDict({"test": Dataset.from_dict({"text": lines})}).save_to_disk(str(tmp_path / "lines"))
     arguments = ["--quick", "--model", tmp_path / "model", "--data", tmp_path / "lines", "--threads", "1"]
     succeed(restore_file.main, *arguments, "--output", tmp_path / "results.json")
