@@ -105,7 +105,8 @@ def shaping(draw) -> dict:
     extra = draw(st.sampled_from(["none", "none", "utf8", "penalty", "suppress", "least", "bias"]))
     more = {
         "utf8": {"valid_utf8": True},
-        "penalty": {"repetition_penalty": 1.7},
+        # Penalties count `<pad>` in the columns before shorter rows, as transformers' do, so it must not be written.
+        "penalty": {"repetition_penalty": 1.7, "suppress_tokens": [0]},
         "suppress": {"suppress_tokens": list(range(120, 260))},
         "least": {"min_new_tokens": 4},
         "bias": {"sequence_bias": {(101, 102): 9.0, (103,): 3.0}},

@@ -89,3 +89,16 @@ def test_a_stop_inside_a_character_takes_it_back(name):
     assert min(cut) == 0 and max(cut) > 0, "no stop fell inside a character"
     stop = StoppingCriteriaList([MaxTimeCriteria(0.0)])
     text_of(shared_model().generate(**inputs, stopping_criteria=stop, **settings)[0, columns:].tolist())
+
+
+@pytest.mark.parametrize("name", EQUAL_TO_AR)
+def test_a_row_whose_prompt_ends_inside_a_character_that_has_no_room_is_padded_beside_others(name):
+    """It writes nothing, alone and together: what stands after it is padding."""
+    opened = torch.tensor([1, 0xF2 + BYTE_OFFSET])  # the first of four bytes
+    settings = {"max_new_tokens": 1, "valid_utf8": True, "eos_token_id": NEVER, "pad_token_id": 0, **ALL[name]}
+    alone = shared_model().generate(opened[None], attention_mask=torch.ones(1, 2), **settings)
+    assert alone.tolist() == [opened.tolist()]
+    other = ascii_prompts()[0]
+    inputs = left_padded([opened, other])
+    together = shared_model().generate(**inputs, **settings)[:, len(other) :]
+    assert together[0].tolist() == [0] and together[1].item() >= BYTE_OFFSET
