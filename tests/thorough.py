@@ -2,6 +2,7 @@
 """How much to test: `FBLT_THOROUGH=1` asks for the long form of tests that have one, minutes instead of seconds."""
 
 import os
+from collections.abc import Collection, Iterable
 
 import pytest
 
@@ -11,6 +12,11 @@ THOROUGH = bool(os.environ.get("FBLT_THOROUGH"))
 def cases(quick: int, thorough: int) -> int:
     """How many cases, samples or kills to try."""
     return thorough if THOROUGH else quick
+
+
+def few(values: Iterable, kept: Collection) -> list:
+    """Parameters of a test: the quick form runs those that are `kept`, the long one all."""
+    return [value if value in kept else pytest.param(value, marks=long_run) for value in values]
 
 
 # Minutes even in their shortest form: they keep CI from its twenty minutes.

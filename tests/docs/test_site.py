@@ -7,12 +7,14 @@ import sys
 import pytest
 
 from fblt.cli import COMMANDS
+from tests.thorough import long_run
 
 from .blocks import ROOT
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 
 
+@long_run
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]

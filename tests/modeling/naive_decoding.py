@@ -37,6 +37,8 @@ DRAFTED = {
     "blt-d passes": {"decoding": "blt-d", "unmasking": "one_step", "refine_steps": 2},
 }
 ALL = {"ar": {"decoding": "ar"}, **VERIFIED, **DRAFTED}
+# One of each kind, where all take long.
+FEW = ("ar", "blt-s", "blt-dv one step", "blt-dv pass, lookup", "blt-d confidence")
 
 
 @functools.cache

@@ -12,8 +12,9 @@ from transformers import TextDiffusionStreamer, TextIteratorStreamer, TextStream
 
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, MASK_ID
 from modeling_fblt.tokenization_fblt import build_tokenizer
-from tests.modeling.naive_decoding import ALL, NEVER
+from tests.modeling.naive_decoding import ALL, FEW, NEVER
 from tests.modeling.tiny import tiny_model
+from tests.thorough import few
 
 pytestmark = pytest.mark.contract
 
@@ -37,7 +38,7 @@ def plain_text(model, tokenizer, text: str, new: int, **settings) -> str:
     return tokenizer.decode(sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", few(ALL, FEW))
 def test_a_text_generation_pipeline(model, tokenizer, name):
     writer = pipeline("text-generation", model=model, tokenizer=tokenizer)
     settings = {"max_new_tokens": 12, "do_sample": False, "valid_utf8": True, "return_full_text": False}
@@ -57,7 +58,7 @@ def test_a_pipeline_samples_by_default(model, tokenizer):
     assert len(set(texts)) > 1 and all(text.startswith("one") for text in texts)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", few(ALL, FEW))
 def test_text_streamers(model, tokenizer, name, capsys):
     inputs = tokenizer("one", return_tensors="pt")
     settings = {"max_new_tokens": 30, "do_sample": False, "valid_utf8": True, **ALL[name]}

@@ -14,6 +14,7 @@ from modeling_fblt.forward_steps_fblt import feed
 from modeling_fblt.generation_state_fblt import COUNTERS
 from tests.modeling.naive_decoding import (
     ALL,
+    FEW,
     NEVER,
     assert_cache_equals_a_fresh_one,
     left_padded,
@@ -21,7 +22,7 @@ from tests.modeling.naive_decoding import (
     shared_model,
 )
 from tests.modeling.tiny import random_rows, tiny_model
-from tests.thorough import cases, long_run
+from tests.thorough import cases, few, long_run
 
 NEW = 24
 ADAPTING = {
@@ -97,7 +98,7 @@ def test_rows_leave_when_a_share_has_ended():
     assert copied <= SHARE * 64
 
 
-@pytest.mark.parametrize("name", [*ALL, *ADAPTING])
+@pytest.mark.parametrize("name", few([*ALL, *ADAPTING], (*FEW, "blt-s auto")))
 def test_nothing_that_is_returned_shows_it(name, with_rule):
     model, settings = shared_model(), {**ALL, **ADAPTING}[name]
     flags = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}

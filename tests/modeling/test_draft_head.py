@@ -17,7 +17,7 @@ from modeling_fblt.forward_steps_fblt import Block, draft_block, feed
 from modeling_fblt.modeling_fblt import FBLTForCausalLM
 from tests.modeling.naive_decoding import NEVER, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import BLOCK, packed_row, random_rows, tiny_config, tiny_model
-from tests.thorough import cases
+from tests.thorough import cases, few
 
 NEW = 24
 VERIFIED = {
@@ -57,7 +57,7 @@ def model_with_head(seed: int | None = 0, decoder_input: str = "embedding") -> F
 
 
 @pytest.mark.parametrize("sampling", [{"do_sample": False}, {"do_sample": True, "temperature": 0.9, "top_k": 20}])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", few(ALL, ("blt-d", "blt-d sequential", "blt-dv", "blt-dv sure")))
 def test_a_fresh_head_changes_nothing(name, sampling):
     texts = []
     for model in (shared_model(), model_with_head(None)):

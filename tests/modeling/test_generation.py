@@ -1,6 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Property 4: under greedy decoding, drafting and verifying returns exactly the bytes of `ar`. In float64."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,15 +26,26 @@ from tests.modeling.naive_decoding import (
     shared_model,
 )
 from tests.modeling.tiny import BLOCK, random_rows
-from tests.thorough import cases
+from tests.thorough import cases, few
 
 NEW = 24
 
 
 @pytest.fixture(scope="module", params=["embedding", "encoder"])
 def case(request):
-    """A model, prompts, and what a loop without caches writes."""
-    model = shared_model(request.param)
+    """A model, prompts, and what a loop without caches writes; both decoder inputs."""
+    return make_case(request.param)
+
+
+@pytest.fixture(scope="module", params=few(["embedding", "encoder"], ["embedding"]))
+def one_case(request):
+    """The same, with both decoder inputs in the long form alone."""
+    return make_case(request.param)
+
+
+@functools.cache
+def make_case(decoder_input: str) -> tuple:
+    model = shared_model(decoder_input)
     expected = [naive_greedy(model, prompt, NEW) for prompt in prompts()]
     assert all(len(set(row)) > 8 for row in expected), "text that repeats itself tests little"
     return model, left_padded(prompts()), expected
@@ -53,9 +66,9 @@ def test_verified_decodings_equal_ar(case, name):
 
 
 @pytest.mark.parametrize("name", VERIFIED)
-def test_drafts_are_rejected_in_part(case, name):
+def test_drafts_are_rejected_in_part(one_case, name):
     """Otherwise the tests of this file would be about easy cases only."""
-    model, inputs, _ = case
+    model, inputs, _ = one_case
     output = model.generate(
         **inputs, **VERIFIED[name], max_new_tokens=NEW, eos_token_id=NEVER, return_dict_in_generate=True
     )
@@ -72,14 +85,14 @@ def test_drafts_are_rejected_in_part(case, name):
 
 @pytest.mark.parametrize("name", ["ar", *VERIFIED])
 @pytest.mark.parametrize("new", [1, 2, BLOCK - 1, 13])
-def test_no_more_bytes_are_written_than_asked_for(case, name, new):
-    model, inputs, expected = case
+def test_no_more_bytes_are_written_than_asked_for(one_case, name, new):
+    model, inputs, expected = one_case
     assert generated(model, inputs, new, **VERIFIED.get(name, {"decoding": "ar"})) == [row[:new] for row in expected]
 
 
 @pytest.mark.parametrize("name", ["ar", *VERIFIED])
-def test_nothing_is_written_after_a_stop(case, name):
-    model, inputs, expected = case
+def test_nothing_is_written_after_a_stop(one_case, name):
+    model, inputs, expected = one_case
     settings_ = VERIFIED.get(name, {"decoding": "ar"})
     stops = {row[place] for row, place in zip(expected, (17, 6, 0), strict=False)}
     for eos in stops:
@@ -93,8 +106,8 @@ def test_nothing_is_written_after_a_stop(case, name):
 
 
 @pytest.mark.parametrize("name", ["ar", *VERIFIED])
-def test_logits_processors_see_each_positions_true_prefix(case, name):
-    model, inputs, _ = case
+def test_logits_processors_see_each_positions_true_prefix(one_case, name):
+    model, inputs, _ = one_case
     settings_ = VERIFIED.get(name, {"decoding": "ar"})
     penalty = RepetitionPenaltyLogitsProcessor(penalty=1.4)
     # One row with padding and without, all rows together.
@@ -105,9 +118,9 @@ def test_logits_processors_see_each_positions_true_prefix(case, name):
 
 
 @pytest.mark.parametrize("name", ["ar", *VERIFIED])
-def test_a_least_number_of_new_bytes_counts_for_each_row(case, name):
+def test_a_least_number_of_new_bytes_counts_for_each_row(one_case, name):
     """Rows advance at their own pace, and a processor that counts columns must not notice."""
-    model, inputs, expected = case
+    model, inputs, expected = one_case
     eos, least, wanted = expected[0][3], 9, []
     # So likely that every row stops as soon as it may.
     bias = [[[eos], 50.0]]
@@ -147,9 +160,9 @@ def test_verified_decodings_equal_ar_on_any_prompts(texts, new, name, draft, blo
     assert generated(model, inputs, new, **{**VERIFIED[name], **own}) == plain
 
 
-def test_document_ends_that_are_written_start_documents_afresh(case):
+def test_document_ends_that_are_written_start_documents_afresh(one_case):
     """With `</s>` made likely after some bytes, and not a stop, generated text holds several documents."""
-    model, inputs, _ = case
+    model, inputs, _ = one_case
     bias = {"sequence_bias": [[[byte, 2], 9.0] for byte in range(4, 60)]}
     plain = generated(model, inputs, NEW, decoding="ar", **bias)
     assert 4 < sum(row.count(2) for row in plain) < 0.5 * NEW * len(plain)

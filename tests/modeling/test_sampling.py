@@ -99,8 +99,14 @@ HEAD_MODES = {
 }
 
 
-# What they try, "head, sequential" tries in fewer calls.
-SLOWEST = {"blt-dv in steps", "blt-dv sequential, no head"}
+# What they try, others try in fewer calls: "head, sequential", "head, at the patch", "blt-s passes auto", "lookup".
+SLOWEST = {
+    "blt-dv in steps",
+    "blt-dv sequential, no head",
+    "blt-dv at the patch",
+    "blt-dv auto",
+    "lookup beside blocks",
+}
 
 
 def tiniest_model():
