@@ -22,7 +22,7 @@ def test_all_maps_but_the_patchers_are_eight_bit_and_logits_stay_near():
     ids = torch.randint(4, 260, (1, 40), generator=torch.Generator().manual_seed(0))
     exact = model(ids, use_cache=False).logits
     assert 0 < eight_bits.logit_error(changed, exact, ids) < 0.25
-    assert torch.equal(changed.patch(ids).starts, model.patch(ids).starts)
+    assert torch.equal(changed.patch(ids).patch_starts, model.patch(ids).patch_starts)
 
 
 def test_figures_by_hand():
