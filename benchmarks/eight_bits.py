@@ -4,10 +4,11 @@
 
 `python -m benchmarks.products` finds that products with 8-bit weights and activations (torch's dynamic quantisation,
 fbgemm's kernels) read the weights of a lone row more than twice as fast as bfloat16's on a CPU. Here all maps of the
-encoder, the global transformer and the decoder are such, with a scale for each output; the patcher stays in float32, so
-that no boundary moves, and so do embeddings and norms. `ar` and drafts verified write text, with random weights and the
-paper's acceptance, as in `python -m benchmarks.replay`. What the rounding does is told twice: the error of next-byte
-logits, and the bundled checkpoint's bits per byte on held-out text.
+encoder, the global transformer and the decoder are such, with a scale for each output; embeddings and norms stay in
+float32. So does the patcher, and no boundary moves; or it is 8-bit too. `ar` and drafts verified write text, with
+random weights and the paper's acceptance, as in `python -m benchmarks.replay`. What the rounding does is told by the
+error of next-byte logits, by a trained checkpoint's bits per byte on held-out text, and by its boundaries: the share
+of positions where one is lost or new.
 
 One scale is for the activations of a whole call. So a row's result hangs on the rows beside it, and a verified decoding
 need not write `ar`'s text.
@@ -16,13 +17,14 @@ need not write `ar`'s text.
 import copy
 import statistics
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import torch
 from fblt.training.evaluation.next_bytes import next_byte_figures
-from fblt.training.evaluation.samples import encode, limit, load_split
+from fblt.training.evaluation.samples import EncodedDocument, cut_rows, encode, limit, load_split
 from rich.console import Console
 from torch import nn
 
@@ -48,17 +50,17 @@ from .random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
 from .replay import LABEL, PAPER_ROWS, run, scripted, scripts
 
 MODES = ("ar", "blt-s 8", "blt-dv 8")
-WAYS = ("bfloat16", "8 bits")
+WAYS = ("bfloat16", "8 bits", "8 bits, patcher too")
 ROW, ROWS = 512, 8  # bytes and number of the rows that bits per byte are measured in
 
 
-def quantize(model: FBLTForCausalLM) -> FBLTForCausalLM:
-    """Makes all maps of a float32 model 8-bit, but the patcher's and the draft head's, and returns it."""
+def quantize(model: FBLTForCausalLM, patcher: bool = False) -> FBLTForCausalLM:
+    """Makes the maps of a float32 model's networks 8-bit, the patcher's only if asked, and returns it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch means its workflow for other models to move to torchao
         per_output = torch.ao.quantization.per_channel_dynamic_qconfig
         for name, network in model.model.named_children():
-            if name != "patcher":
+            if name != "patcher" or patcher:
                 torch.ao.quantization.quantize_dynamic(network, {nn.Linear: per_output}, torch.qint8, inplace=True)
     return model
 
@@ -71,23 +73,47 @@ def logit_error(found: nn.Module, exact: torch.Tensor, ids: torch.Tensor) -> flo
     return float((logits - exact).square().mean().sqrt() / exact.std())
 
 
-def bits_per_byte(options: SimpleNamespace) -> dict[str, float]:
-    """Of a trained checkpoint on held-out text, in each way and in float32."""
+def trained_figures(options: SimpleNamespace) -> dict[str, dict[str, float]]:
+    """Bits per byte of a trained checkpoint on held-out text, and the share of boundaries that moved, in each way."""
     dataset, _ = load_split(options.data, "test")
     documents = encode(limit(dataset, options.text_bytes, options.seed))
     model = FBLTForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    ways = {"float32": model, "bfloat16": copy.deepcopy(model).bfloat16(), "8 bits": quantize(copy.deepcopy(model))}
-    return {name: next_byte_figures(way, documents, ROW, ROWS)["all"]["bits_per_byte"] for name, way in ways.items()}
+    return {
+        name: {
+            "bits_per_byte": next_byte_figures(way, documents, ROW, ROWS)["all"]["bits_per_byte"],
+            "boundaries_moved": boundaries_moved(way, model, documents),
+        }
+        for name, way in {"float32": model, **ways_of(copy.deepcopy(model))}.items()
+    }
+
+
+@torch.inference_mode()
+def boundaries_moved(found: FBLTForCausalLM, exact: FBLTForCausalLM, documents: Sequence[EncodedDocument]) -> float:
+    """The share of positions at which one of two models starts a patch and the other does not."""
+    moved = positions = 0
+    for row in cut_rows(documents, ROW):
+        ids = torch.as_tensor(row.ids)[None]
+        starts = [model.patch(ids).patch_starts for model in (found, exact)]
+        moved += int((starts[0] != starts[1]).sum())
+        positions += starts[0].numel()
+    return moved / positions
+
+
+def ways_of(model: FBLTForCausalLM) -> dict[str, FBLTForCausalLM]:
+    """A float32 model in each of `WAYS`; it becomes one of them itself."""
+    rounded = copy.deepcopy(model).bfloat16()
+    eight = quantize(model)
+    return dict(zip(WAYS, (rounded, eight, quantize(copy.deepcopy(eight), patcher=True)), strict=True))
 
 
 def figures(runs: dict[tuple[str, str], list[dict]]) -> dict[str, dict]:
-    """By mode: seconds a byte in each way, how much faster 8 bits are, and in each way the mode against `ar`."""
+    """By mode and way: seconds a byte, and speed against bfloat16 and against `ar` in the same way."""
     seconds = {key: [turn["seconds_per_byte"] for turn in turns] for key, turns in runs.items()}
     return {
         mode: {
             "bytes_per_iteration": runs[mode, WAYS[0]][0]["bytes_per_iteration"],
             "seconds_per_byte": {way: statistics.median(seconds[mode, way]) for way in WAYS},
-            "speed_to_bfloat16": paired_ratio(seconds[mode, WAYS[0]], seconds[mode, WAYS[1]]),
+            "speed_to_bfloat16": {way: paired_ratio(seconds[mode, WAYS[0]], seconds[mode, way]) for way in WAYS},
             "speed_to_ar": {way: paired_ratio(seconds["ar", way], seconds[mode, way]) for way in WAYS},
         }
         for mode in dict.fromkeys(mode for mode, _ in runs)
@@ -95,26 +121,31 @@ def figures(runs: dict[tuple[str, str], list[dict]]) -> dict[str, dict]:
 
 
 def print_results(results: dict, console: Console) -> None:
-    line = summary_of(results["machine"], "bfloat16 and 8 bits", results["clock"])
     table = build_table(
         f"{LABEL}: {results['geometry']} geometry, 8 bits against bfloat16",
-        "mode", "B/iter", "ms/B, bf16", "ms/B, 8 bits", "x bf16", "x ar, bf16", "x ar, 8 bits",
-        caption=line,
+        "mode", "weights", "B/iter", "ms/B", "x bfloat16", "x ar",
+        caption=summary_of(results["machine"], "bfloat16 and 8 bits", results["clock"]),
     )  # fmt: skip
     for mode, found in results["figures"].items():
-        table.add_row(
-            mode,
-            number(found["bytes_per_iteration"], 1),
-            *(number(1e3 * found["seconds_per_byte"][way], 1) for way in WAYS),
-            number(found["speed_to_bfloat16"]),
-            *(number(found["speed_to_ar"][way]) for way in WAYS),
-        )
+        for way in WAYS:
+            table.add_row(
+                mode,
+                way,
+                number(found["bytes_per_iteration"], 1),
+                number(1e3 * found["seconds_per_byte"][way], 1),
+                number(found["speed_to_bfloat16"][way]),
+                number(found["speed_to_ar"][way]),
+            )
+        table.add_section()
     console.print(table)
     errors = ", ".join(f"{way} {error:.2%}" for way, error in results["logit_errors"].items())
     console.print(f"error of next-byte logits, of their spread: {errors}", highlight=False)
-    if results["bits_per_byte"]:
-        bits = ", ".join(f"{way} {found:.4f}" for way, found in results["bits_per_byte"].items())
-        console.print(f"bits per byte of {results['model']}: {bits}", highlight=False)
+    for way, found in results["trained"].items():
+        console.print(
+            f"{results['model']}, {way}: {found['bits_per_byte']:.4f} bits per byte, a boundary lost or new at "
+            f"{found['boundaries_moved']:.2%} of positions",
+            highlight=False,
+        )
 
 
 @benchmark(__doc__, "eight_bits", repetitions=3, dtype="float32")
@@ -136,7 +167,7 @@ def main(options: SimpleNamespace) -> dict:
     ids = random_prompt(1, options.prefix, options.seed)
     with torch.inference_mode():
         exact = model(ids, use_cache=False).logits
-    models = {WAYS[0]: copy.deepcopy(model).bfloat16(), WAYS[1]: quantize(model)}
+    models = ways_of(model)
     turns = {}
     for way, changed in models.items():
         with scripted(modes[0], options.patch_length):
@@ -156,7 +187,7 @@ def main(options: SimpleNamespace) -> dict:
         "model": options.model,
         "figures": figures(runs),
         "logit_errors": {way: logit_error(changed, exact, ids) for way, changed in models.items()},
-        "bits_per_byte": bits_per_byte(options) if options.data.exists() and not options.quick else {},
+        "trained": trained_figures(options) if options.data.exists() and not options.quick else {},
     }
     print_results(results, console)
     save(options, results, console)

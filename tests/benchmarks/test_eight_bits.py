@@ -4,9 +4,11 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from fblt.benchmarks import eight_bits
+from fblt.training.evaluation.samples import EncodedDocument
 from torch import nn
 
 from tests.cli import succeed
@@ -22,24 +24,29 @@ def test_all_maps_but_the_patchers_are_eight_bit_and_logits_stay_near():
     ids = torch.randint(4, 260, (1, 40), generator=torch.Generator().manual_seed(0))
     exact = model(ids, use_cache=False).logits
     assert 0 < eight_bits.logit_error(changed, exact, ids) < 0.25
-    assert torch.equal(changed.patch(ids).patch_starts, model.patch(ids).patch_starts)
+    documents = [EncodedDocument("one", np.arange(60) * 7 % 256 + 4)]
+    assert eight_bits.boundaries_moved(changed, model, documents) == 0
+    both = eight_bits.quantize(changed, patcher=True)
+    assert [name for name, module in both.named_modules() if type(module) is nn.Linear] == ["lm_head"]
+    both.config.patching_threshold = -1.0  # all positions start a patch
+    assert eight_bits.boundaries_moved(both, model, documents) > 0.2
 
 
 def test_figures_by_hand():
     def turns(*seconds: float) -> list[dict]:
         return [{"seconds_per_byte": value, "bytes_per_iteration": 2.0} for value in seconds]
 
-    found = eight_bits.figures(
-        {
-            ("ar", "bfloat16"): turns(4.0, 8.0, 4.0),
-            ("ar", "8 bits"): turns(2.0, 2.0, 2.0),
-            ("blt-s 8", "bfloat16"): turns(2.0, 2.0, 2.0),
-            ("blt-s 8", "8 bits"): turns(0.5, 0.5, 1.0),
-        }
-    )
-    assert found["ar"]["speed_to_bfloat16"] == 2.0
-    assert found["blt-s 8"]["speed_to_ar"] == {"bfloat16": 2.0, "8 bits": pytest.approx(4.0)}
-    assert found["blt-s 8"]["seconds_per_byte"] == {"bfloat16": 2.0, "8 bits": 0.5}
+    seconds = {"ar": [(4.0, 8.0, 4.0), (2.0, 2.0, 2.0), (1.0, 1.0, 1.0)]}
+    seconds["blt-s 8"] = [(2.0, 2.0, 2.0), (0.5, 0.5, 1.0), (1.0, 1.0, 1.0)]
+    runs = {
+        (mode, way): turns(*own)
+        for mode, ways in seconds.items()
+        for way, own in zip(eight_bits.WAYS, ways, strict=True)
+    }
+    found = eight_bits.figures(runs)
+    assert list(found["ar"]["speed_to_bfloat16"].values()) == [1.0, 2.0, 4.0]
+    assert list(found["blt-s 8"]["speed_to_ar"].values()) == [2.0, 4.0, 1.0]
+    assert list(found["blt-s 8"]["seconds_per_byte"].values()) == [2.0, 0.5, 1.0]
 
 
 @long_run
