@@ -1,5 +1,6 @@
 """The trade-off as tables, and as figures laid out as the paper's: score against calls and traffic."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,15 +105,26 @@ def theirs(rows: Sequence[dict]) -> list[tuple[str, str, dict]]:
     return [(row["model"].lower(), METHODS[row["method"]], row) for row in rows]
 
 
+def way_of(row: dict) -> str:
+    """A decoding without its last number: what a line connects differs in that alone."""
+    return re.sub(r"[\d.]+$", "", row["decoding"] if "decoding" in row else f"{row['method']} {row['setting']}")
+
+
 def scatter(axes: Axes, points: Sequence[tuple[str, str, dict]], along: str) -> None:
-    """Points of one panel: a colour for each model, a marker for each kind of decoding."""
+    """Points of one panel: a colour for each model, a marker for each kind of decoding, a line for each way."""
     for index, name in enumerate(dict.fromkeys(name for name, _, _ in points)):
         own = [(kind, row) for other, kind, row in points if other == name]
         for kind in dict.fromkeys(kind for kind, _ in own):
-            chosen = sorted((row[along], row["score"]) for other, row in own if other == kind)
-            across, scores = zip(*chosen, strict=True)
-            color, line = COLORS[index % len(COLORS)], "-" if kind != "ar" else ""
-            style = {"marker": MARKERS[kind], "color": color, "linestyle": line, "linewidth": 0.7, "markersize": 5}
-            axes.plot(across, scores, label=f"{name}, {kind}", **style)
+            ways = [(way_of(row), row) for other, kind_row, row in points if (other, kind_row) == (name, kind)]
+            for place, way in enumerate(dict.fromkeys(way for way, _ in ways)):
+                chosen = sorted((row[along], row["score"]) for other, row in ways if other == way)
+                across, scores = zip(*chosen, strict=True)
+                style = {
+                    "marker": MARKERS[kind],
+                    "color": COLORS[index % len(COLORS)],
+                    "linewidth": 0.7,
+                    "markersize": 5,
+                }
+                axes.plot(across, scores, label=f"{name}, {kind}" if place == 0 else None, **style)
     axes.grid(color="#e2e8f0")
     axes.spines[["top", "right"]].set_visible(False)
