@@ -28,11 +28,10 @@ from fblt.commands import Command
 from fblt.files import write_text_atomically
 from modeling_fblt import FBLTConfig
 
-from .harness import FILE, POSITIVE, Listed, help_of
+from .harness import FILE, POSITIVE, REPOSITORY, Listed, help_of
 
 LAYOUTS = ("meta", "training", "transformers")
 IDLE = "import fblt.conversion.convert_blt"
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def make_fblt(folder: Path, hash_rows: int) -> None:

@@ -140,9 +140,15 @@ def start(options: SimpleNamespace) -> dict[str, Any]:
             f"`--clock cpu` with {torch.get_num_threads()} threads would add their times up: give `--threads 1`."
         )
     torch.manual_seed(options.seed)
-    plain = (int, float, list, type(None))
-    settings = {name: value if isinstance(value, plain) else str(value) for name, value in vars(options).items()}
+    settings = {name: _as_json(value) for name, value in vars(options).items()}
     return {"machine": describe_machine(), "dtype": options.dtype, "clock": options.clock, "settings": settings}
+
+
+def _as_json(value: Any) -> Any:
+    """An option as a result keeps it; a path in this repository without where that stands."""
+    if isinstance(value, Path) and value.is_relative_to(REPOSITORY):
+        value = value.relative_to(REPOSITORY)
+    return value if isinstance(value, (int, float, list, type(None))) else str(value)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -15,7 +15,9 @@ from fblt.training.recipe import OBJECTIVE, load_recipe
 from fblt.files import appearing_folder
 from modeling_fblt import FBLTConfig
 
-RECIPES = Path(__file__).resolve().parents[1] / "training/recipes"
+from .harness import REPOSITORY
+
+RECIPES = REPOSITORY / "training/recipes"
 TASKS = {"restore": "words right", "translate": "BLEU"}  # and the score of each
 BASE, BLT = "base", "blt"
 HEAD_LINES = 20_000  # that a draft head for restoration trains on

@@ -1,12 +1,14 @@
 """Turns, ratios and arrival times of the timing scripts, against figures made by hand."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fblt.benchmarks.harness import (
     POSITIVE,
+    REPOSITORY,
     Listed,
     Stopwatch,
     benchmark,
@@ -76,3 +78,10 @@ def test_processor_time_of_several_threads_is_refused():
             start(options("--clock", "cpu", "--threads", "2"))
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_path_in_the_repository_is_kept_without_where_that_stands():
+    given = options()
+    given.inside, given.outside = REPOSITORY / "benchmarks/results/a.csv", Path("/elsewhere/b.csv")
+    settings = start(given)["settings"]
+    assert settings["inside"] == "benchmarks/results/a.csv" and settings["outside"] == "/elsewhere/b.csv"
