@@ -29,8 +29,9 @@ from rich.console import Console
 from torch import nn
 
 from modeling_fblt import FBLTForCausalLM
+from modeling_fblt.configuration_fblt import BYTE_OFFSET, MASK_ID
 
-from .continuing import MOST_NEW, Prefix
+from .continuing import MOST_NEW
 from .harness import (
     CLOCKS,
     FILE,
@@ -47,7 +48,7 @@ from .harness import (
     summary_of,
 )
 from .random_models import GEOMETRIES, HASH_ROWS, random_model, random_prompt
-from .replay import LABEL, PAPER_ROWS, run, scripted, scripts
+from .replay import LABEL, PAPER_ROWS, scripted_config, scripts, turns_of
 
 MODES = ("ar", "blt-s 8", "blt-dv 8")
 WAYS = ("bfloat16", "8 bits", "8 bits, patcher too")
@@ -68,8 +69,7 @@ def quantize(model: FBLTForCausalLM, patcher: bool = False) -> FBLTForCausalLM:
 @torch.inference_mode()
 def logit_error(found: nn.Module, exact: torch.Tensor, ids: torch.Tensor) -> float:
     """How far a model's next-byte logits are from the `exact` ones, relative to their spread."""
-    logits = found(ids, use_cache=False).logits[..., 4:260].float()
-    exact = exact[..., 4:260]
+    logits, exact = (part[..., BYTE_OFFSET:MASK_ID].float() for part in (found(ids, use_cache=False).logits, exact))
     return float((logits - exact).square().mean().sqrt() / exact.std())
 
 
@@ -78,25 +78,21 @@ def trained_figures(options: SimpleNamespace) -> dict[str, dict[str, float]]:
     dataset, _ = load_split(options.data, "test")
     documents = encode(limit(dataset, options.text_bytes, options.seed))
     model = FBLTForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    starts = patch_starts(model, documents)
     return {
         name: {
             "bits_per_byte": next_byte_figures(way, documents, ROW, ROWS)["all"]["bits_per_byte"],
-            "boundaries_moved": boundaries_moved(way, model, documents),
+            "boundaries_moved": float((patch_starts(way, documents) != starts).double().mean()),
         }
-        for name, way in {"float32": model, **ways_of(copy.deepcopy(model))}.items()
+        for name, way in {"float32": copy.deepcopy(model), **ways_of(model)}.items()
     }
 
 
 @torch.inference_mode()
-def boundaries_moved(found: FBLTForCausalLM, exact: FBLTForCausalLM, documents: Sequence[EncodedDocument]) -> float:
-    """The share of positions at which one of two models starts a patch and the other does not."""
-    moved = positions = 0
-    for row in cut_rows(documents, ROW):
-        ids = torch.as_tensor(row.ids)[None]
-        starts = [model.patch(ids).patch_starts for model in (found, exact)]
-        moved += int((starts[0] != starts[1]).sum())
-        positions += starts[0].numel()
-    return moved / positions
+def patch_starts(model: FBLTForCausalLM, documents: Sequence[EncodedDocument]) -> torch.Tensor:
+    """Whether a patch starts at each position of all rows, one after the other: `[positions]`."""
+    rows = (torch.as_tensor(row.ids)[None] for row in cut_rows(documents, ROW))
+    return torch.cat([model.patch(ids).patch_starts[0] for ids in rows])
 
 
 def ways_of(model: FBLTForCausalLM) -> dict[str, FBLTForCausalLM]:
@@ -161,24 +157,16 @@ def main(options: SimpleNamespace) -> dict:
         options.geometry, options.prefix, options.new_bytes, options.repetitions = "tiny", 64, 48, 1
     results, console, clock = start(options), build_console(), CLOCKS[options.clock]
     modes = [script for script in scripts(list(PAPER_ROWS)) if script.name in MODES]
-    config = GEOMETRIES[options.geometry](block_size=max(script.drafted for script in modes) + 1)
-    config.max_patch_length = None  # boundaries are scripted
-    model = random_model(config, torch.float32)
+    model = random_model(scripted_config(options.geometry, modes), torch.float32)
     ids = random_prompt(1, options.prefix, options.seed)
     with torch.inference_mode():
         exact = model(ids, use_cache=False).logits
     models = ways_of(model)
-    turns = {}
-    for way, changed in models.items():
-        with scripted(modes[0], options.patch_length):
-            prefix = Prefix.read(changed, ids)
-        for script in modes:
-
-            def turn(changed=changed, prefix=prefix, script=script) -> dict:
-                return run(changed, prefix, script, options.patch_length, options.new_bytes, clock)
-
-            turn()  # the first calls set things up
-            turns[script.name, way] = turn
+    turns = {
+        (mode, way): turn
+        for way, changed in models.items()
+        for mode, turn in turns_of(changed, ids, modes, options.patch_length, options.new_bytes, clock).items()
+    }
     runs = interleave(turns, options.repetitions)
     results |= {
         "geometry": options.geometry,

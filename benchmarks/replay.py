@@ -24,7 +24,7 @@ paper's.
 
 import csv
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from fblt.training.evaluation.traffic import COMPONENTS, component_parameters, traffic_gb
 from rich.console import Console
 
-from modeling_fblt import base_model_fblt, byte_choice_fblt, drafters_fblt
+from modeling_fblt import FBLTConfig, base_model_fblt, byte_choice_fblt, drafters_fblt
 
 from .continuing import MOST_NEW, Prefix
 from .harness import (
@@ -280,6 +280,28 @@ def run(model, prefix: Prefix, script: Script, patch_length: float, new_bytes: i
     }
 
 
+def scripted_config(geometry: str, modes: Sequence[Script]) -> FBLTConfig:
+    """A geometry with blocks as long as the modes' longest draft, and boundaries that scripts alone decide."""
+    config = GEOMETRIES[geometry](block_size=max(2, 1 + max(script.drafted for script in modes)))
+    config.max_patch_length = None
+    return config
+
+
+def turns_of(
+    model, ids: torch.Tensor, modes: Sequence[Script], patch_length: float, new_bytes: int, clock: Callable
+) -> dict[str, Callable[[], dict]]:
+    """By mode a call of [`run`] after the bytes `ids`, which are read once; the first calls have been made."""
+    with scripted(modes[0], patch_length):
+        prefix = Prefix.read(model, ids)
+    for script in modes:
+        with scripted(script, patch_length):
+            prefix.generate(model, 2 * model.config.block_size, **script.settings)
+    return {
+        script.name: lambda script=script: run(model, prefix, script, patch_length, new_bytes, clock)
+        for script in modes
+    }
+
+
 def combine(runs: dict[str, list[dict]], modes: list[Script], parameters: dict[str, int]) -> dict[str, dict]:
     """Per mode: medians, and ratios to plain decoding and to the same mode with two global calls."""
 
@@ -390,9 +412,7 @@ def main(options: SimpleNamespace) -> dict:
         for script in scripts(rows)
         if not options.only or script.name == "ar" or script.name.split(",")[0] in options.only
     ]
-    longest = max(script.drafted for script in modes) + 1
-    config = GEOMETRIES[options.geometry](block_size=max(2, longest))
-    config.max_patch_length = None  # boundaries are scripted
+    config = scripted_config(options.geometry, modes)
     dtype = DTYPES[options.dtype]
     model = random_model(config, dtype)
     ids = random_prompt(1, options.prefix, options.seed)
@@ -409,17 +429,7 @@ def main(options: SimpleNamespace) -> dict:
         "runs": {},
     }
     for length in lengths:
-        with scripted(modes[0], length):
-            prefix = Prefix.read(model, ids)
-        for script in modes:  # the first calls set things up
-            with scripted(script, length):
-                prefix.generate(model, 2 * longest, **script.settings)
-        turns = {
-            script.name: lambda script=script, length=length, prefix=prefix: run(
-                model, prefix, script, length, options.new_bytes, clock
-            )
-            for script in modes
-        }
+        turns = turns_of(model, ids, modes, length, options.new_bytes, clock)
         runs = interleave(turns, options.repetitions)
         results["patch_lengths"][f"{length:.2f}"] = combine(runs, modes, component_parameters(model))
         results["runs"][f"{length:.2f}"] = runs

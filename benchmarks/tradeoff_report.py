@@ -112,19 +112,16 @@ def way_of(row: dict) -> str:
 
 def scatter(axes: Axes, points: Sequence[tuple[str, str, dict]], along: str) -> None:
     """Points of one panel: a colour for each model, a marker for each kind of decoding, a line for each way."""
-    for index, name in enumerate(dict.fromkeys(name for name, _, _ in points)):
-        own = [(kind, row) for other, kind, row in points if other == name]
-        for kind in dict.fromkeys(kind for kind, _ in own):
-            ways = [(way_of(row), row) for other, kind_row, row in points if (other, kind_row) == (name, kind)]
-            for place, way in enumerate(dict.fromkeys(way for way, _ in ways)):
-                chosen = sorted((row[along], row["score"]) for other, row in ways if other == way)
-                across, scores = zip(*chosen, strict=True)
-                style = {
-                    "marker": MARKERS[kind],
-                    "color": COLORS[index % len(COLORS)],
-                    "linewidth": 0.7,
-                    "markersize": 5,
-                }
-                axes.plot(across, scores, label=f"{name}, {kind}" if place == 0 else None, **style)
+    names = list(dict.fromkeys(name for name, _, _ in points))
+    lines: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for name, kind, row in points:
+        lines.setdefault((name, kind, way_of(row)), []).append((row[along], row["score"]))
+    told = set()  # the legend has each model and kind once
+    for (name, kind, _), line in sorted(lines.items(), key=lambda item: names.index(item[0][0])):
+        across, scores = zip(*sorted(line), strict=True)
+        label = None if (name, kind) in told else f"{name}, {kind}"
+        told.add((name, kind))
+        style = {"marker": MARKERS[kind], "color": COLORS[names.index(name) % len(COLORS)]}
+        axes.plot(across, scores, label=label, linewidth=0.7, markersize=5, **style)
     axes.grid(color="#e2e8f0")
     axes.spines[["top", "right"]].set_visible(False)

@@ -22,7 +22,7 @@ from tests.modeling.naive_decoding import (
     shared_model,
 )
 from tests.modeling.tiny import random_rows, tiny_model
-from tests.thorough import cases, few, long_run
+from tests.thorough import cases, few
 
 NEW = 24
 ADAPTING = {
@@ -148,7 +148,7 @@ def test_a_conversation_goes_on_from_a_cache_whose_rows_had_left(name, with_rule
     assert len({len(row[row != 0]) for row in first.sequences[:, inputs["input_ids"].shape[1] :]}) > 1
 
 
-@pytest.mark.parametrize("decoding", [*(pytest.param(name, marks=long_run) for name in ("ar", "blt-s")), "blt-dv"])
+@pytest.mark.parametrize("decoding", few(["ar", "blt-s", "blt-dv"], ["blt-dv"]))
 def test_sampled_rows_are_distributed_as_without(decoding, with_rule):
     """The noise of a batch is drawn together, so texts differ from those of a batch in which all stay; not their
     distribution: lengths and last bytes of a thousand texts and more, by a chi-square test of two samples, seeds fixed.

@@ -28,7 +28,7 @@ from modeling_fblt.lookup_fblt import with_copies
 from modeling_fblt.verification_fblt import accept_sampled
 from tests.modeling.naive_decoding import NEVER
 from tests.modeling.tiny import DECODER_WINDOW, ENCODER_WINDOW, PATCHER_WINDOW, random_rows, tiny_model
-from tests.thorough import cases, long_run
+from tests.thorough import cases, few, long_run
 
 ALPHABET = (70, 80, 90)
 NEW, DRAWS, BATCH = 4, cases(5_000, 20_000), 5_000
@@ -218,10 +218,8 @@ def test_the_thresholds_of_these_modes_matter(mode):
     assert found == sorted(found, reverse=name == "draft_confidence") and len(set(found)) == 3
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=long_run) if mode in SLOWEST else mode for mode in (*MODES, *HEAD_MODES)]
-)
-@pytest.mark.parametrize("warpers", [pytest.param("plain", marks=long_run), "hot, penalised nucleus"])
+@pytest.mark.parametrize("mode", few([*MODES, *HEAD_MODES], {*MODES, *HEAD_MODES} - SLOWEST))
+@pytest.mark.parametrize("warpers", few(["plain", "hot, penalised nucleus"], ["hot, penalised nucleus"]))
 def test_texts_are_distributed_as_plain_sampling_has_them(warpers, mode):
     assert chi_square(warpers, mode) < LIMIT
 

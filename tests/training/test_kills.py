@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from modeling_fblt import FBLTForCausalLM
-from tests.thorough import long_run
+from tests.thorough import few
 from tests.training.conftest import tiny_config
 from tests.training.runs import write_recipe
 
@@ -162,9 +162,7 @@ def kill_somewhere(process, writes: Callable[[], bool], seconds: float, chance: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", [pytest.param(name, marks=long_run) if name == "evaluate" else name for name in MODULES]
-)
+@pytest.mark.parametrize("command", few(MODULES, MODULES.keys() - {"evaluate"}))
 def test_a_killed_command_loses_nothing_and_the_next_one_leaves_nothing_behind(context, tmp_path, command):
     attacked = writer(command, tmp_path)
     seconds = attacked.finish(context)

@@ -5,16 +5,14 @@ import torch
 from fblt.training.recipe import load_recipe
 from fblt.training.run import run
 
-from tests.thorough import long_run
+from tests.thorough import few, long_run
 from tests.training.forked import fork
 from tests.training.runs import losses, write_recipe
 from tests.training.test_distributed import TRAINER, WHOLE_BLOCKS, assert_same_logs
 from tests.training.test_resharding import train
 
 
-@pytest.mark.parametrize(
-    "backend", ["eager", *(pytest.param(name, marks=long_run) for name in ("aot_eager", "inductor"))]
-)
+@pytest.mark.parametrize("backend", few(["eager", "aot_eager", "inductor"], ["eager"]))
 def test_a_run_with_compiled_layers_has_the_losses_of_one_without(tmp_path, backend):
     """With layers computed twice, patches of other numbers in every step, and an evaluation in between."""
     torch._dynamo.reset()
