@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from rich.console import Console
 from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
@@ -20,7 +21,8 @@ from modeling_fblt import FBLTForCausalLM
 
 from .evaluation.run_metrics import StepSums, draft_metrics, print_metrics
 from .evaluation.samples import Anchor
-from .packing.damaged_lines import DamagedLines, SimilarLengths
+from .packing.damaged_lines import DamagedLines
+from .packing.similar_lengths import SimilarLengths, row_lengths
 from .packing.streamed import PLACES, StreamedRows, StreamLoader, read_states
 from .running.checkpoints import UNFINISHED, clean, rotate
 from .running.finite import FiniteWatch
@@ -101,9 +103,11 @@ class FBLTTrainer(RecipeTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         if isinstance(rows, DamagedLines):
-            step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return SimilarLengths(rows.lengths, step, self.args.seed)
+            return SimilarLengths(rows.lengths, step, self.args.seed, stride=len(rows))
+        if isinstance(rows, Dataset) and self.args.train_sampling_strategy == "group_by_length":
+            return SimilarLengths(row_lengths(rows), step, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     # --- metrics ---

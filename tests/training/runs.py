@@ -1,13 +1,17 @@
 """Tiny training runs for the tests: data, a random patcher and a recipe, all in one folder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from fblt.training.run import build_trainer, run
+from fblt.training.running.checkpoints import newest_checkpoint
 from fblt.training.train import main
 from safetensors.torch import save_file
+from transformers import TrainerCallback
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM
 from modeling_fblt.configuration_fblt import BOS_ID, BYTE_OFFSET, EOS_ID
@@ -132,3 +136,23 @@ def instruction_rows(examples: list[dict], length: int, model: FBLTForCausalLM) 
 def train_by_command(recipe: str) -> None:
     """Trains as `fblt train RECIPE` does. Unlike a command, a function can be handed to another process."""
     main([recipe])
+
+
+class _Stop(TrainerCallback):
+    """Ends a run after a step, as a kill after its checkpoint does."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def run_in_parts(recipe: dict, stops: Sequence[int]) -> None:
+    """Runs a recipe that saves every step, stopped after each step of `stops` and started again."""
+    for last in stops:
+        trainer = build_trainer(recipe)
+        trainer.add_callback(_Stop(last))
+        newest = newest_checkpoint(trainer.output)
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    run(recipe)

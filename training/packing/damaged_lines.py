@@ -1,13 +1,13 @@
-"""Lines -> training rows whose damage is drawn anew in every epoch, and batches of rows of similar length."""
+"""Lines -> training rows whose damage is drawn anew in every epoch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset as SavedDataset
 from datasets import load_from_disk
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from fblt.restoring import prompt_of
 from modeling_fblt.modeling_fblt import FBLTModel
@@ -16,7 +16,6 @@ from ..data.restore.damage import draw_damage
 from .instructions import encode_instruction
 from .sequences import find_ragged_patch_starts
 
-BATCHES_SORTED_TOGETHER = 64
 HELD_OUT = 2**31  # in place of an epoch: the damage of validation lines, the same in every run of a seed
 
 
@@ -81,39 +80,6 @@ class DamagedLines(Dataset):
         line = self.lines[index]
         ids, labels = encode_instruction(prompt_of(draw_damage(line, self.damage, (self.seed, epoch, index))), line)
         return {"input_ids": torch.from_numpy(ids[: self.longest]), "labels": torch.from_numpy(labels[: self.longest])}
-
-
-class SimilarLengths(Sampler[int]):
-    """Rows in an order drawn for each epoch in which the rows of a batch have similar lengths.
-
-    Random rows of some batches are sorted by length and cut into batches, whose order is random again. Yields
-    `epoch * rows + index`, see [`DamagedLines`].
-    """
-
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng((self.seed, self.epoch))
-        order = generator.permutation(len(self.lengths))
-        together = self.batch_size * BATCHES_SORTED_TOGETHER
-        batches = []
-        for first in range(0, len(order), together):
-            part = order[first : first + together]
-            part = part[np.argsort(self.lengths[part], kind="stable")]
-            batches += [part[start : start + self.batch_size] for start in range(0, len(part), self.batch_size)]
-        short = [batch for batch in batches if len(batch) < self.batch_size]  # the last one: it must stay the last
-        batches = [batch for batch in batches if len(batch) == self.batch_size]
-        for place in generator.permutation(len(batches)):
-            yield from (batches[place] + self.epoch * len(self.lengths)).tolist()
-        for batch in short:
-            yield from (batch + self.epoch * len(self.lengths)).tolist()
 
 
 def lines_of(recipe: Mapping) -> dict[str, list[str]]:

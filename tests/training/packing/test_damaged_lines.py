@@ -1,5 +1,7 @@
 """Rows of damaged lines: their contents, their order, and a run on them that is killed and goes on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,18 +12,15 @@ from datasets import Dataset, DatasetDict  # noqa: E402
 from fblt.training.data.restore.damage import draw_damage  # noqa: E402
 from fblt.training.packing.damaged_lines import (  # noqa: E402
     DamagedLines,
-    SimilarLengths,
     damaged_rows,
     held_out_examples,
     load_lines,
 )
 from fblt.training.recipe import check_recipe, load_recipe  # noqa: E402
 from fblt.training.run import build_trainer, run  # noqa: E402
-from fblt.training.running.checkpoints import newest_checkpoint  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
 
 from modeling_fblt.configuration_fblt import BYTE_OFFSET  # noqa: E402
-from tests.training.runs import losses, write_recipe  # noqa: E402
+from tests.training.runs import losses, run_in_parts, write_recipe  # noqa: E402
 
 SHARES = {"accents": 0.25, "plain": 0.35, "typos": 0.3, "none": 0.1}
 WORDS = ("Příliš", "žluťoučký", "kůň,", "úpěl", "ďábelské", "ódy.", "Đường", "Größe:", "łąka", "cœur!")
@@ -57,23 +56,6 @@ def test_epochs_differ_in_damage_and_repeat_it():
 
     assert epoch(0) == epoch(0)
     assert epoch(0) != epoch(1)
-
-
-@pytest.mark.parametrize("count", [1, 7, 64, 1000])
-def test_every_row_comes_once_an_epoch_in_batches_of_similar_lengths(count):
-    lengths = np.random.default_rng(0).integers(20, 400, count)
-    sampler = SimilarLengths(lengths, batch_size=4, seed=0)
-    orders = []
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        order = list(sampler)
-        assert sorted(order) == list(range(epoch * count, (epoch + 1) * count))
-        assert order == list(sampler)
-        orders.append([row % count for row in order])
-        if count == 1000:
-            batches = lengths[np.array(orders[-1])].reshape(-1, 4)
-            assert batches.max(1).sum() * 4 < 1.1 * lengths.sum()  # what padding costs
-    assert count < 64 or orders[0] != orders[1]
 
 
 def test_held_out_damage_does_not_depend_on_an_epoch():
@@ -113,27 +95,12 @@ def recipe_of(tmp_path):
     return write
 
 
-class Stop(TrainerCallback):
-    """Ends a run after a step, as a kill after its checkpoint does."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step >= self.step
-
-
 def test_a_run_that_ends_anywhere_goes_on_with_the_same_rows(recipe_of):
     run(recipe_of("whole"))  # an epoch of 7 steps and more
     broken = recipe_of("broken")
-    for last in (3, 7, 9):
-        trainer = build_trainer(broken)
-        trainer.add_callback(Stop(last))
-        newest = newest_checkpoint(trainer.output)
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    run(broken)
-    whole = losses(trainer.output.parent / "whole")
-    assert len(whole) == 11 and losses(trainer.output) == whole
+    run_in_parts(broken, stops=(3, 7, 9))
+    whole = losses(Path(broken["output"]).parent / "whole")
+    assert len(whole) == 11 and losses(Path(broken["output"])) == whole
 
 
 def test_recipes_with_wrong_shares_are_refused(tmp_path):
