@@ -20,8 +20,7 @@ class SimilarLengths(Sampler[int]):
         lengths: `[rows]`, of each row.
         step_size: rows of a step, of all its processes together.
         seed: of the order.
-        stride: what a row's index grows by in each epoch; the number of rows for
-            [`DamagedLines`][fblt.training.packing.damaged_lines.DamagedLines].
+        stride: what a row's index grows by in each epoch: the number of rows, for `DamagedLines`.
     """
 
     def __init__(self, lengths: np.ndarray, step_size: int, seed: int, stride: int = 0):
