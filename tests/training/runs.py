@@ -148,11 +148,16 @@ class _Stop(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
+def run_until(recipe: dict, step: int) -> None:
+    """Goes on with a recipe's run, and leaves it after a step at which it saves."""
+    trainer = build_trainer(recipe)
+    trainer.add_callback(_Stop(step))
+    newest = newest_checkpoint(trainer.output)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+
+
 def run_in_parts(recipe: dict, stops: Sequence[int]) -> None:
     """Runs a recipe that saves every step, stopped after each step of `stops` and started again."""
     for last in stops:
-        trainer = build_trainer(recipe)
-        trainer.add_callback(_Stop(last))
-        newest = newest_checkpoint(trainer.output)
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+        run_until(recipe, last)
     run(recipe)

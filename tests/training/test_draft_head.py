@@ -13,11 +13,10 @@ pytest.importorskip("datasets")
 
 from fblt.training.components.train_draft_head import main  # noqa: E402
 from fblt.training.recipe import load_recipe  # noqa: E402
-from fblt.training.run import build_trainer, load_initial, run  # noqa: E402
+from fblt.training.run import load_initial, run  # noqa: E402
 from fblt.training.running.draft_head import BlockStates, block_states, head_loss, random_blocks, train_head  # noqa: E402
 from fblt.training.running.optimizers import build_optimizer  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
 
 from modeling_fblt import FBLTConfig, FBLTForCausalLM  # noqa: E402
 from modeling_fblt.cache_fblt import FBLTCache  # noqa: E402
@@ -25,7 +24,7 @@ from modeling_fblt.configuration_fblt import MASK_ID  # noqa: E402
 from modeling_fblt.forward_steps_fblt import Block, draft_block, feed  # noqa: E402
 from tests.cli import refusal, succeed  # noqa: E402
 from tests.modeling.tiny import BLOCK, packed_row, tiny_model  # noqa: E402
-from tests.training.runs import LENGTH, MODEL, losses, write_data, write_recipe  # noqa: E402
+from tests.training.runs import LENGTH, MODEL, losses, run_until, write_data, write_recipe  # noqa: E402
 
 
 def rows() -> torch.Tensor:
@@ -153,23 +152,10 @@ def test_a_head_trains_with_the_rest_and_resumes(tmp_path):
     assert FBLTForCausalLM.from_pretrained(tmp_path / "whole" / "final").draft_head is not None
 
     parts = load_recipe(write_recipe(tmp_path, "parts", trainer={"max_steps": 4, **evaluated}, **settings))
-    stopped = StepLimit(build_trainer(parts), 2)
-    assert stopped.checkpoint.is_dir()
+    run_until(parts, 2)
+    assert (tmp_path / "parts" / "checkpoint-2").is_dir()
     run(parts)
     assert losses(tmp_path / "parts") == logged
-
-
-class StepLimit:
-    """A run that is left after so many steps, as if it had been killed then."""
-
-    def __init__(self, trainer, steps: int):
-        class Stop(TrainerCallback):
-            def on_save(self, args, state, control, **kwargs):
-                control.should_training_stop = state.global_step >= steps
-
-        trainer.add_callback(Stop())
-        trainer.train()
-        self.checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{steps}"
 
 
 # --- the command ---
