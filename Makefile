@@ -18,6 +18,8 @@ WORKERS ?= 2
 OLDEST := 5.23.0
 OLDEST_VENV := $(VENV)-$(OLDEST)
 ARGS ?=
+# The files with tests of the contract: only they are imported for it.
+CONTRACT := $(shell grep -rl --include='*.py' 'pytest.mark.contract' tests)
 
 # The texts are taken as they stand, dollar signs included, and reach the script through the environment, so that
 # neither make nor the shell interprets them. A PROMPT or TEXT that the caller's shell happens to export is not ours.
@@ -43,10 +45,10 @@ test contract: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed-test $(OLDEST_VENV)/.installed lint
 	@command -v chromium > /dev/null || echo "No Chromium: the page is not tested in a browser; make browser installs it."
 	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
-	$(if $(value ARGS),,$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) -m contract)
+	$(if $(value ARGS),,$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) -m contract $(CONTRACT))
 
 contract: $(OLDEST_VENV)/.installed
-	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) -m contract $(ARGS)
+	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) -m contract $(or $(ARGS),$(CONTRACT))
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

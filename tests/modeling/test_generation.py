@@ -105,32 +105,46 @@ def test_nothing_is_written_after_a_stop(one_case, name):
         assert row == full[:end] + [0] * (len(row) - end)
 
 
+@functools.cache
+def penalised(model) -> list[list[int]]:
+    penalty = RepetitionPenaltyLogitsProcessor(penalty=1.4)
+    return [naive_greedy(model, prompt, 16, processors=(penalty,)) for prompt in prompts()]
+
+
 @pytest.mark.parametrize("name", ["ar", *VERIFIED])
 def test_logits_processors_see_each_positions_true_prefix(one_case, name):
     model, inputs, _ = one_case
     settings_ = VERIFIED.get(name, {"decoding": "ar"})
-    penalty = RepetitionPenaltyLogitsProcessor(penalty=1.4)
+    expected = penalised(model)
     # One row with padding and without, all rows together.
-    expected = [naive_greedy(model, prompt, 16, processors=(penalty,)) for prompt in prompts()]
     assert generated(model, inputs, 16, repetition_penalty=1.4, **settings_) == expected
     padded = {key: value[2:3] for key, value in inputs.items()}
     assert generated(model, padded, 16, repetition_penalty=1.4, **settings_) == expected[2:3]
+
+
+def likely(eos: int) -> list:
+    """So likely that every row stops as soon as it may."""
+    return [[[eos], 50.0]]
+
+
+@functools.cache
+def stopped_as_soon_as_allowed(model, eos: int, least: int) -> list[list[int]]:
+    rows = []
+    for prompt in prompts():
+        counting = MinNewTokensLengthLogitsProcessor(len(prompt), least, eos)
+        bias = SequenceBiasLogitsProcessor(likely(eos))
+        rows.append(naive_greedy(model, prompt, NEW, eos, processors=(bias, counting)))
+        assert len(rows[-1]) == least + 1 and rows[-1][-1] == eos
+    return rows
 
 
 @pytest.mark.parametrize("name", ["ar", *VERIFIED])
 def test_a_least_number_of_new_bytes_counts_for_each_row(one_case, name):
     """Rows advance at their own pace, and a processor that counts columns must not notice."""
     model, inputs, expected = one_case
-    eos, least, wanted = expected[0][3], 9, []
-    # So likely that every row stops as soon as it may.
-    bias = [[[eos], 50.0]]
-    for prompt in prompts():
-        counting = MinNewTokensLengthLogitsProcessor(len(prompt), least, eos)
-        written = naive_greedy(model, prompt, NEW, eos, processors=(SequenceBiasLogitsProcessor(bias), counting))
-        assert len(written) == least + 1 and written[-1] == eos
-        wanted.append(written)
-    settings_ = VERIFIED.get(name, {"decoding": "ar"})
-    assert generated(model, inputs, NEW, eos, min_new_tokens=least, sequence_bias=bias, **settings_) == wanted
+    eos, least = expected[0][3], 9
+    settings_ = {"min_new_tokens": least, "sequence_bias": likely(eos), **VERIFIED.get(name, {"decoding": "ar"})}
+    assert generated(model, inputs, NEW, eos, **settings_) == stopped_as_soon_as_allowed(model, eos, least)
 
 
 @pytest.mark.parametrize("right", [0.0, 0.5, 0.9, 1.0])

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from modeling_fblt.generation_fblt import FBLTGenerateOutput
-from tests.modeling.naive_decoding import ALL, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
+from tests.modeling.naive_decoding import ALL, FEW, NEVER, VERIFIED, generated, left_padded, prompts, shared_model
 from tests.modeling.tiny import random_rows, tiny_model
+from tests.thorough import few
 
 pytestmark = pytest.mark.contract
 
@@ -90,7 +91,7 @@ def test_the_acceptance_histogram_counts_every_draft_once(name):
     assert bool(output.acceptance.any()) == (name != "ar")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", few(ALL, FEW))
 def test_a_finished_row_costs_no_calls(name):
     rows = generated(shared_model(), left_padded(prompts()), 24, **ALL[name])
     stop = rows[0][2]

@@ -7,6 +7,7 @@ import torch
 from modeling_fblt.modeling_fblt import FBLTForCausalLM, FBLTModel
 from tests.modeling.naive_decoding import ALL, NEVER, left_padded, prompts
 from tests.modeling.tiny import random_rows, tiny_model
+from tests.thorough import few
 
 ENCODER = ("embed_tokens", "hash_embedding", "layers.0", "layers.1", "rotary_emb", "slot_projection", "pooling")
 OTHERS = ("patcher", "global_transformer", "decoder")
@@ -28,7 +29,7 @@ def saved(tmp_path_factory):
     return model, folder
 
 
-@pytest.mark.parametrize("name", ["all", "networks", "modules", "auto"])
+@pytest.mark.parametrize("name", few(["all", "networks", "modules", "auto"], ["modules", "auto"]))
 def test_an_offloaded_model_gives_the_same_logits_and_bytes(name, saved, tmp_path):
     model, folder = saved
     # "auto": layer by layer, as much as fits.

@@ -99,13 +99,18 @@ HEAD_MODES = {
 }
 
 
-# What they try, others try in fewer calls: "head, sequential", "head, at the patch", "blt-s passes auto", "lookup".
+# What they try, others try in fewer calls: "head, sequential", "head, at the patch", "blt-s passes auto", "lookup",
+# "blt-dv pass", "head, refined in steps".
 SLOWEST = {
     "blt-dv in steps",
     "blt-dv sequential, no head",
     "blt-dv at the patch",
     "blt-dv auto",
     "lookup beside blocks",
+    "lookup beside passes",
+    "blt-dv pass after steps",
+    "head, two passes",
+    "head, refined",
 }
 
 
@@ -287,9 +292,11 @@ def copies_judged_as_drawn(draft, copies, lengths):
 @pytest.mark.parametrize(
     ("owner", "name", "rule", "mode", "draws"),
     [
-        # These shift the law by little.
+        # These shift the law by little, so it takes many draws to see them.
         pytest.param(ByteChoice, "verify", drawn_again_where_it_differs, "blt-s passes", 20_000, marks=long_run),
-        (ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch", 20_000),
+        pytest.param(
+            ByteChoice, "verify", drawn_again_where_it_differs, "blt-dv passes at the patch", 20_000, marks=long_run
+        ),
         (drafters_fblt, "with_copies", copies_judged_as_drawn, "lookup beside blocks", 5_000),
     ],
 )

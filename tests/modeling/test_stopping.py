@@ -1,6 +1,8 @@
 # Copyright 2026 The FBLT team. Licensed under the Apache License, Version 2.0.
 """Stop strings, criteria of a user's own and the clock stop every decoding where they stop plain decoding."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from modeling_fblt.stopping_fblt import LEAD, cut_at_stop
 from modeling_fblt.tokenization_fblt import build_tokenizer
 from tests.modeling.naive_decoding import (
     ALL,
+    FEW,
     NEVER,
     VERIFIED,
     assert_cache_equals_a_fresh_one,
@@ -20,7 +23,7 @@ from tests.modeling.naive_decoding import (
     prompts,
     shared_model,
 )
-from tests.thorough import cases
+from tests.thorough import cases, few
 
 NEW = 24
 EQUAL_TO_AR = ["ar", *VERIFIED]
@@ -49,6 +52,7 @@ class AllSeen(StoppingCriteria):
         return all(self.done)
 
 
+@functools.cache
 def plain() -> list[list[int]]:
     return generated(shared_model(), left_padded(prompts()), NEW, decoding="ar")
 
@@ -62,7 +66,7 @@ def padded(rows: list[list[int]]) -> list[list[int]]:
     return [row + [0] * (width - len(row)) for row in rows]
 
 
-@pytest.mark.parametrize("name", EQUAL_TO_AR)
+@pytest.mark.parametrize("name", few(EQUAL_TO_AR, FEW))
 def test_a_criterion_stops_each_row_where_plain_decoding_stops_it(name):
     rows = plain()
     for stops in ({rows[0][7], rows[2][3]}, {rows[1][0]}, {rows[3][20]}):
@@ -89,7 +93,7 @@ def test_criteria_are_offered_one_byte_more_at_each_call(name):
     assert all(torch.equal(ids, sequences[:, : ids.shape[1]]) for ids in mine.offered)
 
 
-@pytest.mark.parametrize("name", EQUAL_TO_AR)
+@pytest.mark.parametrize("name", few(EQUAL_TO_AR, FEW))
 def test_a_criterion_that_answers_for_the_whole_batch(name):
     inputs, rows = left_padded(prompts()), plain()
     byte = next(iter(set(rows[0]) & set(rows[1]) & set(rows[2]) & set(rows[3])), None)
@@ -126,7 +130,7 @@ def test_a_stop_string_ends_the_text_wherever_it_ends_in_a_draft(name):
         assert stopped[0, len(prompts()[0]) :].tolist() == row[: row.index(row[place]) + 1]
 
 
-@pytest.mark.parametrize("name", EQUAL_TO_AR)
+@pytest.mark.parametrize("name", few(EQUAL_TO_AR, FEW))
 def test_the_cache_goes_back_with_a_stopped_row(name):
     rows = plain()
     stops = {rows[0][7], rows[2][3]}
