@@ -22,7 +22,7 @@ from tests.thorough import long_run
 from tests.training.runs import losses, train_by_command, write_recipe, write_stream
 
 # A long local run: FBLT_KILLS=100 python -m pytest tests/training/test_resume.py -k killed -s
-KILLS = int(os.environ.get("FBLT_KILLS", "3"))
+KILLS = int(os.environ.get("FBLT_KILLS", "2"))
 KILLS_PER_RUN = 10
 
 
