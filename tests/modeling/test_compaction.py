@@ -14,7 +14,6 @@ from modeling_fblt.forward_steps_fblt import feed
 from modeling_fblt.generation_state_fblt import COUNTERS
 from tests.modeling.naive_decoding import (
     ALL,
-    FEW,
     NEVER,
     assert_cache_equals_a_fresh_one,
     left_padded,
@@ -98,7 +97,9 @@ def test_rows_leave_when_a_share_has_ended():
     assert copied <= SHARE * 64
 
 
-@pytest.mark.parametrize("name", few([*ALL, *ADAPTING], (*FEW, "blt-s auto")))
+@pytest.mark.parametrize(
+    "name", few([*ALL, *ADAPTING], ("ar", "blt-dv pass, lookup", "blt-d confidence", "blt-s auto"))
+)
 def test_nothing_that_is_returned_shows_it(name, with_rule):
     model, settings = shared_model(), {**ALL, **ADAPTING}[name]
     flags = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}

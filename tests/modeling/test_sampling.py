@@ -99,8 +99,8 @@ HEAD_MODES = {
 }
 
 
-# What they try, others try in fewer calls: "head, sequential", "head, at the patch", "blt-s passes auto", "lookup",
-# "blt-dv pass", "head, refined in steps".
+# What they try, others try in fewer calls: "head, sequential", "head, refined in steps" (which is at the patch),
+# "blt-s passes auto", "blt-s passes", "lookup", "blt-dv pass".
 SLOWEST = {
     "blt-dv in steps",
     "blt-dv sequential, no head",
@@ -110,6 +110,9 @@ SLOWEST = {
     "lookup beside passes",
     "blt-dv pass after steps",
     "head, two passes",
+    "head, at the patch",
+    "blt-s two passes",
+    "blt-dv passes at the patch",
     "head, refined",
 }
 

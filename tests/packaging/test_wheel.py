@@ -12,6 +12,7 @@ import pytest
 
 from fblt import __version__
 from tests.conversion.checkpoints import FIXTURE, needs_fixture, write_training
+from tests.thorough import long_run
 from tests.training.runs import write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +125,7 @@ print(model.generate(**ids, max_new_tokens=4, do_sample=False).shape[1] - ids.in
     assert call(installed / "python", "-c", script, checkpoint, cwd=tmp_path).split() == ["4"]
 
 
+@long_run
 def test_it_converts(installed, tmp_path):
     write_training(tmp_path / "source")
     call(installed / "fblt", "convert", "--source", "source", "--output", "converted", cwd=tmp_path)

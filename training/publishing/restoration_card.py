@@ -221,4 +221,4 @@ def _limits(recipe: dict) -> str:
 - It has read documentation of software: names, tales and everyday speech are restored worse.
 - It works on lines of 20 to 200 bytes; `fblt restore` cuts longer ones at the ends of sentences.
 - It changes what it believes is wrong: read its text before you rely on it.
-- These weights are of one run of training (seed {recipe["seed"]}). Another run of its recipe may be a few points away."""
+- The weights are of one run (seed {recipe["seed"]}). Another run of the recipe may be a few points away."""

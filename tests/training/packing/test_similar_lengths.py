@@ -9,6 +9,7 @@ from fblt.training.packing.similar_lengths import SimilarLengths, row_lengths
 from fblt.training.recipe import load_recipe
 from fblt.training.run import build_trainer, run
 
+from tests.thorough import THOROUGH
 from tests.training.runs import losses, run_in_parts, write_instructions, write_recipe
 
 
@@ -59,6 +60,6 @@ def test_the_trainer_batches_rows_of_prompts_and_completions_by_length(recipe_of
 def test_a_run_that_ends_anywhere_goes_on_with_the_same_rows(recipe_of):
     whole, broken = recipe_of("whole"), recipe_of("broken")
     run(whole)  # an epoch of 6 steps and more
-    run_in_parts(broken, stops=(2, 6, 9))
+    run_in_parts(broken, stops=(2, 6, 9) if THOROUGH else (9,))
     found = losses(Path(whole["output"]))
     assert len(found) == 11 and losses(Path(broken["output"])) == found
