@@ -15,6 +15,7 @@ from transformers import (
 
 from modeling_fblt import generation_fblt
 from tests.modeling.naive_decoding import (
+    FEW,
     NEVER,
     VERIFIED,
     ScriptedDrafter,
@@ -90,7 +91,7 @@ def test_no_more_bytes_are_written_than_asked_for(one_case, name, new):
     assert generated(model, inputs, new, **VERIFIED.get(name, {"decoding": "ar"})) == [row[:new] for row in expected]
 
 
-@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+@pytest.mark.parametrize("name", few(["ar", *VERIFIED], FEW))
 def test_nothing_is_written_after_a_stop(one_case, name):
     model, inputs, expected = one_case
     settings_ = VERIFIED.get(name, {"decoding": "ar"})
@@ -185,7 +186,7 @@ def test_document_ends_that_are_written_start_documents_afresh(one_case):
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+@pytest.mark.parametrize("name", few(["ar", *VERIFIED], FEW))
 def test_thirty_two_rows_of_all_lengths_write_what_each_writes_alone(name):
     model, texts = shared_model(), [random_rows(1, 1 + 3 * i % 41, seed=50 + i)[0] for i in range(32)]
     together = generated(model, left_padded(texts), 8, **VERIFIED.get(name, {"decoding": "ar"}))

@@ -11,6 +11,7 @@ from modeling_fblt.generation_fblt import FBLTGenerateOutput
 from tests.modeling.naive_decoding import (
     ALL,
     DRAFTED,
+    FEW,
     NEVER,
     VERIFIED,
     assert_cache_equals_a_fresh_one,
@@ -20,6 +21,7 @@ from tests.modeling.naive_decoding import (
     shared_model,
 )
 from tests.modeling.tiny import BLOCK, random_rows, tiny_model
+from tests.thorough import few
 
 pytestmark = pytest.mark.contract
 
@@ -87,7 +89,7 @@ def test_the_cache_holds_all_but_the_last_byte_of_each_row(name):
     assert_cache_equals_a_fresh_one(shared_model(), output.past_key_values, rows)
 
 
-@pytest.mark.parametrize("name", ["ar", *VERIFIED])
+@pytest.mark.parametrize("name", few(["ar", *VERIFIED], FEW))
 def test_going_on_from_the_cache_gives_the_uninterrupted_bytes(name):
     inputs = left_padded(prompts())
     whole = full_output(inputs, 24, **ALL[name]).sequences

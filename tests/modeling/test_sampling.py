@@ -214,6 +214,7 @@ def written(mode: str, **changes):
     )
 
 
+@long_run
 @pytest.mark.parametrize(
     "mode", [name for name, mode in {**MODES, **HEAD_MODES}.items() if THRESHOLDS & set(mode.values())]
 )
@@ -257,7 +258,7 @@ def test_a_wrong_rule_is_found_out(monkeypatch, rule, mode):
     assert chi_square("plain", mode) > LIMIT
 
 
-@pytest.mark.parametrize("mode", ["head, one step", "head, sequential"])
+@pytest.mark.parametrize("mode", few(["head, one step", "head, sequential"], ["head, one step"]))
 def test_proposals_of_the_block_alone_are_found_out(monkeypatch, mode):
     """A mistake that a head invites: bytes drawn with its corrections, judged by the block's own distribution."""
     from_left = BlockFiller._from_left

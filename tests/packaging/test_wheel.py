@@ -138,6 +138,7 @@ def test_it_converts_the_fixture(installed, tmp_path):
     assert "logits" in told and (tmp_path / "converted" / "model.safetensors").is_file()
 
 
+@long_run
 def test_it_trains(installed, tmp_path):
     recipe = write_recipe(tmp_path, "run", trainer={"max_steps": 2})
     call(installed / "fblt", "train", recipe, cwd=tmp_path, HF_DATASETS_CACHE=str(tmp_path / "cache"))
