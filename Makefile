@@ -18,8 +18,8 @@ WORKERS ?= 2
 OLDEST := 5.23.0
 OLDEST_VENV := $(VENV)-$(OLDEST)
 ARGS ?=
-# The files with tests of the contract: only they are imported for it.
-CONTRACT := $(shell grep -rl --include='*.py' 'pytest.mark.contract' tests)
+# The files with tests of the contract: only they are imported for it. `=`: other targets do not look for them.
+CONTRACT = $(shell grep -rl --include='*.py' 'pytest.mark.contract' tests)
 
 # The texts are taken as they stand, dollar signs included, and reach the script through the environment, so that
 # neither make nor the shell interprets them. A PROMPT or TEXT that the caller's shell happens to export is not ours.
